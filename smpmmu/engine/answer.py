@@ -1,0 +1,107 @@
+"""From a system to a verdict on the batch kernel: search, choose the violation, certify.
+
+It must not know about live runs; `engine/live.py` puts both together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from smpmmu.engine.batch import Kernel
+from smpmmu.engine.closure import certify
+from smpmmu.engine.explore import Search
+from smpmmu.engine.shortest import fewest_switches
+from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
+
+if TYPE_CHECKING:
+    from smpmmu.engine.explore import Found
+    from smpmmu.engine.system import System
+
+
+class Answer:
+    """One question being answered; `work` yields often, so that whoever drives it can look up."""
+
+    def __init__(
+        self,
+        system: System,
+        budget: Budget | None = None,
+        *,
+        every: bool = False,
+        packed: bool = True,
+        dropped: frozenset[str] = frozenset(),
+    ) -> None:
+        """Ask whether `system` holds; with `every` for all its violated properties."""
+        self.system = system
+        self.budget = budget or Budget()
+        self.every = every
+        self.kernel = Kernel(system, packed=packed, dropped=dropped)
+        self._started = time.monotonic()
+        self.search = Search(self.kernel, self.budget, every=every, started=self._started)
+        self.result: Exploration | None = None
+
+    def work(self) -> Iterator[int]:
+        """Answer the question, yielding the depth reached after every block."""
+        yield from self.search.depths()
+        self.result = self._conclude()
+
+    def so_far(self) -> Exploration:
+        """Return what is covered up to now, as UNDECIDED."""
+        return self._summary(Verdict.UNDECIDED, (), self.search.stopped or "interrupted")
+
+    def _conclude(self) -> Exploration:
+        search = self.search
+        chosen = self._chosen(search.found)
+        if chosen:
+            examples = tuple(self._example(found) for found in chosen)
+            return self._summary(Verdict.VIOLATED, examples)
+        if search.stopped:
+            return self._summary(Verdict.UNDECIDED, (), search.stopped)
+        if search.exact:
+            certify(self.kernel, search.whole)
+        return self._summary(Verdict.HOLDS)
+
+    def _chosen(self, found: list[Found]) -> list[Found]:
+        """Return the violations to report: at the smallest depth, the most important property."""
+        ranks = {p.name: n for n, p in enumerate(self.system.properties)}
+        known = [f for f in found if f.depth >= 0] or found
+        ranked = sorted(known, key=lambda f: (f.depth, ranks.get(f.name, len(ranks)), f.name))
+        return ranked if self.every else ranked[:1]
+
+    def _example(self, found: Found) -> Counterexample:
+        choices = fewest_switches(self.kernel, found.fps, self.budget)
+        fewest = choices is not None
+        if choices is None:
+            choices = self.search.choices_to(int(found.ids[0]))
+        names = tuple(self.system.contexts[c].name for c in choices)
+        switches = sum(a != b for a, b in zip(names, names[1:], strict=False))
+        return Counterexample(found.name, names, switches, fewest)
+
+    def _summary(
+        self, verdict: Verdict, violations: tuple[Counterexample, ...] = (), reason: str = ""
+    ) -> Exploration:
+        search = self.search
+        return Exploration(
+            verdict,
+            violations,
+            search.states,
+            search.transitions,
+            len(search.levels) - 1,
+            tuple(search.levels),
+            search.reached,
+            reason,
+            search.exact,
+            search.nbytes,
+            search.peak_nbytes,
+        )
+
+
+def answer(system: System, budget: Budget | None = None, *, every: bool = False,
+           packed: bool = True, dropped: frozenset[str] = frozenset()) -> Exploration:  # fmt: skip
+    """Explore on the batch kernel alone and return the result."""
+    question = Answer(system, budget, every=every, packed=packed, dropped=dropped)
+    for _ in question.work():
+        pass
+    assert question.result is not None
+    return question.result

@@ -1,0 +1,446 @@
+"""The transition kernel: one action of every machine in a matrix, as a handful of array operations.
+
+Machines lie as lanes of 64 bits; all machines at one position of an automaton take the same step,
+so that its fields are scalars and only values are columns. This is the hot path of exploring and
+of stress. It must not know about frontiers, seeds or verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smpmmu.engine.automaton import LONGEST_ACTION, Automaton, Role
+from smpmmu.engine.errors import ModelError
+from smpmmu.engine.layout import Field, Grown, Layout
+from smpmmu.engine.numbers import key_table
+from smpmmu.engine.steps import TAKEN, Step, Word, enabled, overflow, taken, updated
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from smpmmu.engine.layout import Lanes
+    from smpmmu.engine.steps import Column, Mask
+    from smpmmu.engine.system import System
+
+    Rows = NDArray[np.intp]
+
+CHUNK = 8
+"""Bits of a wide word that are hashed by one table look-up."""
+
+
+@dataclass(slots=True)
+class Block:
+    """Machines side by side: `lanes` (lanes, states) uint64, `fps` (states,) uint64."""
+
+    lanes: Lanes
+    fps: Column
+
+    def __len__(self) -> int:
+        return self.fps.shape[0]
+
+
+@dataclass(slots=True)
+class Emission:
+    """Successors by one action of one context to one position.
+
+    Attributes:
+        context: number of the context that moved.
+        after: the automaton position it moved to.
+        rows: (successors,) which machine of the block each comes from.
+        fps: (successors,) uint64 fingerprints.
+        deltas: per lane, what to exclusive-or into the parent's: a column or an int.
+        progress: the move can never be undone by later moves of this context.
+    """
+
+    context: int
+    after: int
+    rows: Rows
+    fps: Column
+    deltas: list[Column | int]
+    progress: bool
+
+
+class Kernel:
+    """All automata of a system, its layout and its fingerprint keys."""
+
+    def __init__(
+        self, system: System, *, packed: bool = True, dropped: frozenset[str] = frozenset()
+    ) -> None:
+        """Compile the start of every program of `system`."""
+        self.system = system
+        self.layout = Layout(packed=packed)
+        self.automata = [Automaton(c, dropped) for c in system.contexts]
+        self._words: dict[str, Word] = {}
+        self._tables: dict[str, list[tuple[int, int, Column]]] = {}
+        self._rest_keys = [[0] for _ in system.contexts]
+        by_cpu: dict[str, list[int]] = {}
+        for number, context in enumerate(system.contexts):
+            if context.role is not Role.DAEMON:
+                by_cpu.setdefault(context.cpu, []).append(number)
+        self._stacks: list[list[int]] = []
+        for numbers in by_cpu.values():
+            ranked = sorted(
+                numbers,
+                key=lambda n: (system.contexts[n].role is Role.IRQ, system.contexts[n].priority),
+            )
+            self._stacks.append(ranked)
+        self._start_words()
+
+    def _start_words(self) -> None:
+        for automaton in self.automata:
+            step = automaton.positions[0].step
+            if step is not None and step.word is not None:
+                self._know(step.word)
+        for word in self.system.words:
+            self._know(word)
+        for prop in self.system.properties:
+            for word in prop.truth.words():
+                self._know(word)
+
+    def initial(self) -> Block:
+        """Return the one machine that nothing has happened to; its fingerprint is not 0."""
+        lanes = self.layout.repack({}, np.zeros((self.layout.lanes, 1), dtype=np.uint64))
+        return Block(lanes, np.ones(1, dtype=np.uint64))
+
+    # Reading a block.
+
+    def word(self, block: Block, word: Word) -> int | Column:
+        """Return a word's values, (states,) uint64, or an int while nothing ever wrote it."""
+        field = self.layout.fields.get(word.name)
+        if field is None:
+            return word.initial
+        return block.lanes[field.lane] >> field.shift & field.mask
+
+    def rests(self, block: Block, context: int) -> Column | None:
+        """Return the resting numbers of a context, (states,), or None while it has only one."""
+        field = self.layout.fields.get(_place(context))
+        return None if field is None else block.lanes[field.lane] >> field.shift & field.mask
+
+    def lookup(self, block: Block, context: int, attribute: str) -> Mask:
+        automaton = self.automata[context]
+        table = np.array(
+            [bool(getattr(automaton.positions[i], attribute)) for i in automaton.resting]
+        )
+        rests = self.rests(block, context)
+        if rests is None:
+            return np.full(len(block), table[0])
+        return table[rests.view(np.int64)]
+
+    def finished(self, block: Block, context: int) -> Mask:
+        """Return (states,) bool: the program of `context` has ended."""
+        return self.lookup(block, context, "ended")
+
+    def quiescent(self, block: Block) -> Mask:
+        """Return (states,) bool: obligatory agents are finished and no interrupt is pending."""
+        rest = np.ones(len(block), dtype=np.bool_)
+        for number, context in enumerate(self.system.contexts):
+            if context.role is Role.MAIN:
+                rest &= self.finished(block, number)
+        if not rest.any():
+            return rest
+        for number, context in enumerate(self.system.contexts):
+            if context.role is Role.IRQ:
+                rests = self.rests(block, number)
+                if rests is not None:
+                    rest &= rests == 0
+                rest &= ~self._pending(block, number)
+        return rest
+
+    def _pending(self, block: Block, context: int) -> Mask:
+        step = self.automata[context].positions[0].step
+        assert step is not None
+        return self._wait(block, step)
+
+    def _wait(self, block: Block, step: Step) -> Mask:
+        assert step.word is not None
+        values = self.word(block, step.word)
+        if isinstance(values, int):
+            return np.full(len(block), enabled(step, values))
+        return enabled(step, values)
+
+    def eligible(self, block: Block) -> list[Mask | None]:
+        """Return, per context, the machines in which its vCPU lets it run; None means all."""
+        result: list[Mask | None] = [None] * len(self.automata)
+        for stack in self._stacks:
+            if len(stack) == 1:
+                continue
+            top: NDArray[np.int8] | None = None  # which context of the stack runs
+            landing = self.lookup(block, stack[0], "open")
+            busy = [self.rests(block, number) for number in stack]
+            for level, number in enumerate(stack[1:], 1):
+                rests = busy[level]
+                if rests is None:
+                    continue
+                active = rests != 0
+                if top is None:
+                    top = np.zeros(len(block), dtype=np.int8)
+                top[active] = level
+                landing = np.where(active, self.lookup(block, number, "open"), landing)
+            for level, number in enumerate(stack):
+                if level == 0:
+                    result[number] = None if top is None else top == 0
+                    continue
+                starts = landing if top is None else landing & (top < level)
+                rests = busy[level]
+                if rests is None:
+                    result[number] = starts
+                else:
+                    assert top is not None
+                    result[number] = np.where(rests == 0, starts, top == level)
+        return result
+
+    def runnable(self, block: Block) -> list[Mask]:
+        """Return, per context, (states,) bool: it can take the next action."""
+        result = []
+        for number, eligible in enumerate(self.eligible(block)):
+            able = np.zeros(len(block), dtype=np.bool_)
+            for index, rows in self._groups(block, number, eligible):
+                step = self.automata[number].positions[index].step
+                if step is None:
+                    continue
+                if step.wait is None:
+                    able[rows] = True
+                else:
+                    part = Block(block.lanes.take(rows, axis=1), block.fps.take(rows))
+                    able[rows] = self._wait(part, step)
+            result.append(able)
+        return result
+
+    # Moving.
+
+    def expand(self, block: Block) -> Iterator[Emission]:
+        """Yield every successor of every machine, context by context, position by position.
+
+        Raises:
+            Grown: something was written for the first time; repack and call again.
+            ModelError: modelled code broke a rule.
+        """
+        for number, eligible in enumerate(self.eligible(block)):
+            yield from self.fire(block, number, eligible)
+
+    def fire(self, block: Block, context: int, eligible: Mask | None) -> Iterator[Emission]:
+        """Yield the successors by `context` of the machines that are `eligible` (None: all)."""
+        for index, rows in self._groups(block, context, eligible):
+            if rows.size and self.automata[context].positions[index].step is not None:
+                yield from self._act(block, context, index, rows)
+
+    def _groups(
+        self, block: Block, context: int, eligible: Mask | None
+    ) -> Iterator[tuple[int, Rows]]:
+        resting = self.automata[context].resting
+        rests = self.rests(block, context)
+        if rests is None:
+            yield (
+                resting[0],
+                np.arange(len(block)) if eligible is None else np.flatnonzero(eligible),
+            )
+            return
+        narrow = rests.astype(np.uint16 if len(resting) <= 65_536 else np.uint32)
+        order = np.argsort(narrow, kind="stable")
+        counts = np.bincount(narrow, minlength=len(resting))
+        begin = 0
+        for rest in np.flatnonzero(counts).tolist():
+            rows = order[begin : begin + counts[rest]]
+            begin += counts[rest]
+            if eligible is not None:
+                rows = rows[eligible[rows]]
+            yield resting[rest], rows
+
+    def _act(self, block: Block, context: int, start: int, rows: Rows) -> Iterator[Emission]:
+        """Take the action that begins at position `start` in all machines `rows`."""
+        automaton = self.automata[context]
+        deltas: list[Column | int] = [0] * self.layout.lanes
+        fps: Column | None = None
+        stack: list[tuple[int, Rows, Column | None, list[Column | int], int]] = [
+            (start, rows, fps, deltas, 0)
+        ]
+        while stack:
+            index, rows, fps, deltas, length = stack.pop()
+            step = automaton.positions[index].step
+            assert step is not None
+            if length > LONGEST_ACTION:
+                msg = (
+                    f"an indivisible action of {self.system.contexts[context].name} has over "
+                    f"{LONGEST_ACTION:,} steps; it may never end"
+                )
+                raise ModelError(msg)
+            if step.word is None:
+                branches: Iterator[_Branch] = iter([_Branch(0, rows, fps, deltas)])
+            else:
+                branches = self._apply(block, step, step.word, rows, fps, deltas)
+            for branch in branches:
+                after = self._follow(automaton, index, branch.result)
+                if automaton.positions[after].mid:
+                    stack.append((after, branch.rows, branch.fps, branch.deltas, length + 1))
+                else:
+                    yield self._emit(block, context, start, after, branch)
+
+    def _apply(
+        self,
+        block: Block,
+        step: Step,
+        word: Word,
+        rows: Rows,
+        fps: Column | None,
+        deltas: list[Column | int],
+    ) -> Iterator[_Branch]:
+        """Apply one step to `rows`; yield the outcomes, one for each distinct result."""
+        field = self.layout.fields.get(word.name)
+        if field is None:
+            if step.writes:
+                self.layout.want(word.name, word.width, word.initial)
+                raise Grown
+            if step.wait is not None and not enabled(step, word.initial):
+                return
+            result = word.initial & step.returns
+            if step.when is not None and taken(step, word.initial):
+                result |= TAKEN
+            yield _Branch(result, rows, fps, deltas)
+            return
+        values = _read(block, field, rows, deltas)
+        if step.wait is not None:
+            able = enabled(step, values)
+            if not able.all():
+                rows, values = rows[able], values[able]
+                if not rows.size:
+                    return
+        if fps is None:
+            fps = block.fps.take(rows)
+        if step.when is None:
+            yield from self._outcomes(step, word, field, rows, fps, deltas, values, 0)
+            return
+        takes = taken(step, values)
+        for flag in (False, True):
+            part = np.flatnonzero(takes == flag)
+            if part.size:
+                picked = _pick(deltas, part)
+                parts = (rows[part], fps[part], picked, values[part])
+                yield from self._outcomes(step, word, field, *parts, TAKEN if flag else None)
+
+    def _outcomes(
+        self,
+        step: Step,
+        word: Word,
+        field: Field,
+        rows: Rows,
+        fps: Column,
+        deltas: list[Column | int],
+        values: Column,
+        mark: int | None,
+    ) -> Iterator[_Branch]:
+        """Write where the step is taken (`mark` is not None), and split by what was read."""
+        if mark is not None and step.writes:
+            new = updated(step, values)
+            if step.add:
+                wrong = np.flatnonzero(new > word.mask)
+                if wrong.size:
+                    raise overflow(step, int(values[wrong[0]]))
+            fps = fps ^ self._hash(word, values) ^ self._hash(word, new)
+            deltas = deltas.copy()
+            deltas[field.lane] = deltas[field.lane] ^ ((values ^ new) << field.shift)
+        if not step.returns:
+            yield _Branch(mark or 0, rows, fps, deltas)
+            return
+        keys = values & step.returns
+        first = int(keys[0])
+        if (keys == first).all():
+            yield _Branch(first | (mark or 0), rows, fps, deltas)
+            return
+        for key in np.unique(keys).tolist():
+            part = np.flatnonzero(keys == key)
+            yield _Branch(key | (mark or 0), rows[part], fps[part], _pick(deltas, part))
+
+    def _emit(
+        self, block: Block, context: int, start: int, after: int, branch: _Branch
+    ) -> Emission:
+        automaton = self.automata[context]
+        before, rest = automaton.positions[start].rest, automaton.positions[after].rest
+        deltas = branch.deltas
+        fps = block.fps.take(branch.rows) if branch.fps is None else branch.fps
+        if before != rest:
+            field = self.layout.fields.get(_place(context))
+            if field is None or max(rest, before) > field.mask:
+                bits = max(2, (len(automaton.resting) - 1).bit_length() + 1 & ~1)
+                self.layout.want(_place(context), bits, 0)
+                raise Grown
+            keys = self._rest_keys[context]
+            if max(rest, before) >= len(keys):
+                table = key_table(f"position of {context}", 2 * max(rest, before) + 2)
+                keys[:] = (table ^ table[0]).tolist()
+            fps = fps ^ np.uint64(keys[before] ^ keys[rest])
+            deltas = deltas.copy()
+            deltas[field.lane] = deltas[field.lane] ^ ((before ^ rest) << field.shift)
+        progress = automaton.progress(start, after)
+        return Emission(context, after, branch.rows, fps, deltas, progress)
+
+    def _follow(self, automaton: Automaton, index: int, result: int) -> int:
+        known = len(automaton.positions)
+        after = automaton.follow(index, result)
+        for position in automaton.positions[known:]:
+            if position.step is not None and position.step.word is not None:
+                self._know(position.step.word)
+        return after
+
+    # Words.
+
+    def _know(self, word: Word) -> None:
+        known = self._words.setdefault(word.name, word)
+        if known != word:
+            msg = f"two words are named {word.name!r} but differ: {known} and {word}"
+            raise ModelError(msg)
+
+    def _hash(self, word: Word, values: Column) -> Column:
+        tables = self._tables.get(word.name)
+        if tables is None:
+            tables = self._tables[word.name] = _hash_tables(word)
+        indices = values.view(np.int64)
+        if len(tables) == 1:
+            return tables[0][2].take(indices)
+        result = np.zeros(values.shape, dtype=np.uint64)
+        for shift, mask, table in tables:
+            result ^= table.take(indices >> shift & mask)
+        return result
+
+
+@dataclass(slots=True)
+class _Branch:
+    result: int
+    rows: Rows
+    fps: Column | None
+    deltas: list[Column | int]
+
+
+def _place(context: int) -> str:
+    """Name of the field that holds the position of a context; no word can be called so."""
+    return f"\0{context}"
+
+
+def _read(block: Block, field: Field, rows: Rows, deltas: list[Column | int]) -> Column:
+    values = block.lanes[field.lane].take(rows)
+    delta = deltas[field.lane]
+    if not isinstance(delta, int) or delta:
+        values ^= delta
+    if field.shift:
+        values >>= np.uint64(field.shift)
+    values &= np.uint64(field.mask)
+    return values
+
+
+def _pick(deltas: list[Column | int], part: Rows) -> list[Column | int]:
+    return [d if isinstance(d, int) else d[part] for d in deltas]
+
+
+def _hash_tables(word: Word) -> list[tuple[int, int, Column]]:
+    """Return (shift, mask, keys) for each part of a word; its initial value hashes to 0."""
+    tables = []
+    size = word.width if word.width <= 12 else CHUNK
+    for shift in range(0, word.width, size):
+        bits = min(size, word.width - shift)
+        mask = (1 << bits) - 1
+        keys = key_table(f"{word.name}:{shift}", 1 << bits)
+        tables.append((shift, mask, keys ^ keys[word.initial >> shift & mask]))
+    return tables

@@ -1,0 +1,376 @@
+"""Breadth-first search over every reachable state: the main loop is `Search.depths`.
+
+The frontier is a matrix of machines. Successors are fingerprinted first; only those that turn
+out to be new are materialised. The first violation met is a shortest one; `engine/shortest.py`
+then picks, among all shortest schedules, the one with the fewest context switches. This module
+must not know what the words stand for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from smpmmu.engine.automaton import Role
+from smpmmu.engine.batch import Block, Emission, Kernel
+from smpmmu.engine.judge import Judge
+from smpmmu.engine.layout import Grown
+from smpmmu.engine.liveness import Stuck
+from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
+from smpmmu.engine.visited import Fingerprints, first_of_each
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from smpmmu.engine.layout import Lanes
+    from smpmmu.engine.steps import Column
+
+    Ids = NDArray[np.uint32] | NDArray[np.uint64]
+
+ROWS = 1 << 16
+"""Machines expanded at once: large enough to hide numpy's overhead, small enough for the cache."""
+
+EXACT_STATES = 1 << 16
+"""Up to so many states, those with equal fingerprints are compared whole."""
+
+
+@dataclass(slots=True)
+class Found:
+    """A violated property and the states that break it, at one depth."""
+
+    name: str
+    depth: int
+    ids: NDArray[np.int64]
+    fps: Column
+
+
+@dataclass(slots=True)
+class Frontier:
+    """States of one depth still to expand: lanes (lanes, n), fps (n,), ids (n,)."""
+
+    lanes: Lanes
+    fps: Column
+    ids: NDArray[np.int64]
+
+    def cut(self, begin: int) -> Block:
+        """Return the machines from `begin` on that are expanded at once."""
+        return Block(self.lanes[:, begin : begin + ROWS], self.fps[begin : begin + ROWS])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.lanes.nbytes + self.fps.nbytes + self.ids.nbytes
+
+
+class Search:
+    """One breadth-first search.
+
+    Attributes:
+        found: violations, in the order met.
+        states, transitions, levels: what was covered so far.
+        stopped: the budget that ended the search early, or "".
+        edges: per block (parents, agents, fps of the children), if they are kept.
+        level_fps: per depth, the fingerprints of its states, if edges are kept.
+        whole: all states, as long as they are few.
+        exact: `whole` has them all.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        budget: Budget,
+        *,
+        every: bool = False,
+        keep_edges: bool = False,
+        started: float | None = None,
+    ) -> None:
+        """Search what `kernel` can reach; with `every` go on after a violation."""
+        self.kernel = kernel
+        self.budget = budget
+        self.every = every
+        self.found: list[Found] = []
+        self.states = 1
+        self.transitions = 0
+        self.levels: list[int] = [1]
+        self.stopped = ""
+        self.exact = True
+        self.peak_nbytes = 0
+        self.edges: list[tuple[Ids, NDArray[np.uint8], Column]] | None = [] if keep_edges else None
+        self.level_fps: list[Column] = []
+        self._judge = Judge(kernel)
+        self._visited = Fingerprints()
+        self._parents: list[Ids] = []
+        self._agents: list[NDArray[np.uint8]] = []
+        self._stuck = Stuck()
+        self._next: list[Frontier] = []
+        self.whole: list[Frontier] = []
+        self._frontier = Frontier(*_start(kernel))
+        self._started = time.monotonic() if started is None else started
+        self._obligatory = np.array([c.role is not Role.DAEMON for c in kernel.system.contexts])
+
+    @property
+    def reached(self) -> dict[str, bool]:
+        """Which `sometimes` were reached so far."""
+        return dict(self._judge.reached)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept per visited state, the frontier and exact copies apart."""
+        kept = self._visited.nbytes + self._stuck.nbytes
+        return kept + sum(p.nbytes for p in self._parents) + sum(a.nbytes for a in self._agents)
+
+    def depths(self) -> Iterator[int]:
+        """Search depth by depth, yielding after every block of machines the depth reached."""
+        self._visited.add(self._frontier.fps)
+        if self.edges is not None:
+            self.level_fps.append(self._frontier.fps)
+        self.whole = [self._frontier]
+        first = Block(self._frontier.lanes, self._frontier.fps)
+        self._record(self._judge.look(first), self._frontier, 0)
+        depth = 0
+        while self._frontier.ids.size and not self._done(depth):
+            begin = 0
+            while begin < self._frontier.ids.size and not self._over_budget():
+                self._expand(begin, depth)
+                begin += ROWS
+                yield depth
+            if self.stopped:
+                return
+            self._stuck.settle(np.concatenate([f.fps for f in self._next] or [_NONE]))
+            depth += 1
+            self._frontier = self._joined()
+        if not self.found or self.every:
+            self._hopeless()
+
+    def choices_to(self, state: int) -> list[int]:
+        """Return the contexts that moved on the way to a state, first to last."""
+        starts = np.cumsum([1, *(p.shape[0] for p in self._parents)])
+        choices = []
+        while state:
+            part = int(np.searchsorted(starts, state, side="right")) - 1
+            choices.append(int(self._agents[part][state - starts[part]]))
+            state = int(self._parents[part][state - starts[part]])
+        return choices[::-1]
+
+    def _done(self, depth: int) -> bool:
+        return not self.every and any(f.depth <= depth for f in self.found)
+
+    def _over_budget(self) -> bool:
+        budget = self.budget
+        held = self.nbytes + self._frontier.nbytes + sum(f.nbytes for f in self._next)
+        if self.edges is not None:
+            held += sum(e.nbytes for edge in self.edges for e in edge)
+            held += sum(f.nbytes for f in self.level_fps)
+        self.peak_nbytes = max(self.peak_nbytes, held)
+        if budget.states is not None and self.states > budget.states:
+            self.stopped = f"states ({budget.states:,})"
+        elif budget.memory is not None and held > budget.memory:
+            self.stopped = f"memory ({budget.memory:,} bytes)"
+        elif budget.seconds is not None and time.monotonic() - self._started > budget.seconds:
+            self.stopped = f"seconds ({budget.seconds:g})"
+        return bool(self.stopped)
+
+    def _expand(self, begin: int, depth: int) -> None:
+        while True:
+            block = self._frontier.cut(begin)
+            try:
+                emissions = list(self.kernel.expand(block))
+                break
+            except Grown:
+                self._repack()
+        self._stand_still(block, begin, depth, emissions)
+        if not emissions:
+            return
+        fps = np.concatenate([e.fps for e in emissions])
+        fps[fps == 0] = 1 << 63
+        self.transitions += fps.shape[0]
+        order, distinct = first_of_each(fps)
+        new = self._visited.add(distinct)
+        chosen = np.sort(order[new])
+        if self.edges is not None:
+            self._keep_edges(begin, emissions, fps)
+        if chosen.size:
+            self._materialise(block, begin, depth + 1, emissions, fps, chosen)
+
+    def _materialise(
+        self,
+        block: Block,
+        begin: int,
+        depth: int,
+        emissions: list[Emission],
+        fps: Column,
+        chosen: NDArray[np.int64],
+    ) -> None:
+        """Build the new states, judge them, and put them on the next frontier."""
+        sizes = np.array([e.rows.shape[0] for e in emissions])
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        rows = np.concatenate([e.rows for e in emissions])[chosen]
+        lanes = block.lanes.take(rows, axis=1)
+        lanes ^= deltas(emissions, bounds, lanes.shape[0])[:, chosen]
+        agents = np.repeat(np.array([e.context for e in emissions], dtype=np.uint8), sizes)[chosen]
+        ids = np.arange(self.states, self.states + chosen.size)
+        self._parents.append(_narrow(self._frontier.ids[begin:][rows]))
+        self._agents.append(agents)
+        self.states += int(chosen.size)
+        if len(self.levels) == depth:
+            self.levels.append(0)
+        self.levels[depth] += int(chosen.size)
+        part = Frontier(lanes, fps[chosen], ids)
+        self._record(self._judge.look(Block(lanes, part.fps)), part, depth)
+        part = self._without_bugs(part, depth, emissions, bounds, chosen)
+        self._next.append(part)
+        if self.exact:
+            self.whole.append(Frontier(lanes, fps[chosen], ids))
+            if self.states > EXACT_STATES:
+                self.exact, self.whole = False, []
+
+    def _without_bugs(
+        self,
+        part: Frontier,
+        depth: int,
+        emissions: list[Emission],
+        bounds: NDArray[np.int64],
+        chosen: NDArray[np.int64],
+    ) -> Frontier:
+        """Record the states in which a program met a bug; nothing can happen after one."""
+        alive = np.ones(part.ids.size, dtype=np.bool_)
+        for number, emission in enumerate(emissions):
+            bug = self.kernel.automata[emission.context].positions[emission.after].bug
+            if bug:
+                low, high = np.searchsorted(chosen, bounds[number : number + 2])
+                alive[low:high] = False
+                self._record([(bug, np.arange(low, high))], part, depth)
+        if alive.all():
+            return part
+        return Frontier(part.lanes[:, alive], part.fps[alive], part.ids[alive])
+
+    def _stand_still(self, block: Block, begin: int, depth: int, emissions: list[Emission]) -> None:
+        """Find deadlocks, and note the states in which no progress is enabled."""
+        if not self.kernel.system.terminates:
+            self._deadlocks(block, begin, depth, emissions)
+            return
+        progress = np.zeros(len(block), dtype=np.bool_)
+        for emission in emissions:
+            if emission.progress:
+                progress[emission.rows] = True
+        stuck = np.flatnonzero(~progress)
+        if not stuck.size:
+            return
+        part = Block(block.lanes.take(stuck, axis=1), block.fps.take(stuck))
+        stuck = stuck[~self.kernel.quiescent(part)]
+        if not stuck.size:
+            return
+        chosen = np.zeros(len(block), dtype=np.bool_)
+        chosen[stuck] = True
+        moves = [(e, np.flatnonzero(chosen[e.rows])) for e in emissions]
+        moves = [(e, which) for e, which in moves if which.size]
+        moved = np.zeros(len(block), dtype=np.bool_)
+        for emission, which in moves:
+            moved[emission.rows[which]] = True
+        dead = stuck[~moved[stuck]]
+        self._record_rows(NO_DEADLOCK, depth, begin, block, dead)
+        if moves:
+            self._stuck.note(
+                block.fps[stuck[moved[stuck]]],
+                np.concatenate([block.fps[e.rows[w]] for e, w in moves]),
+                np.concatenate([e.fps[w] for e, w in moves]),
+                np.concatenate([np.full(w.size, self._obligatory[e.context]) for e, w in moves]),
+            )
+
+    def _deadlocks(self, block: Block, begin: int, depth: int, emissions: list[Emission]) -> None:
+        """Find states in which nothing obligatory moves, where a program has no end."""
+        moved = np.zeros(len(block), dtype=np.bool_)
+        for emission in emissions:
+            if self._obligatory[emission.context]:
+                moved[emission.rows] = True
+        still = np.flatnonzero(~moved)
+        if not still.size:
+            return
+        targets = [(e, ~moved[e.rows]) for e in emissions]
+        self._stuck.note(
+            block.fps[still],
+            np.concatenate([block.fps[e.rows[w]] for e, w in targets] or [_NONE]),
+            np.concatenate([e.fps[w] for e, w in targets] or [_NONE]),
+            np.zeros(sum(int(w.sum()) for _, w in targets), dtype=np.bool_),
+        )
+
+    def _hopeless(self) -> None:
+        """Judge at the end, when all successors are known, what can never come to rest."""
+        for name, fps in zip(
+            (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE), self._stuck.hopeless(), strict=True
+        ):
+            if fps.size:
+                self.found.append(Found(name, -1, np.zeros(0, dtype=np.int64), fps))
+
+    def _record(
+        self, broken: list[tuple[str, NDArray[np.intp]]], part: Frontier, depth: int
+    ) -> None:
+        for name, rows in broken:
+            if rows.size:
+                self._add(Found(name, depth, part.ids[rows], part.fps[rows]))
+
+    def _record_rows(
+        self, name: str, depth: int, begin: int, block: Block, rows: NDArray[np.intp]
+    ) -> None:
+        if rows.size:
+            self._add(Found(name, depth, self._frontier.ids[begin:][rows], block.fps[rows]))
+
+    def _add(self, new: Found) -> None:
+        """Keep, for each property, the states of its smallest depth."""
+        for old in self.found:
+            if old.name == new.name:
+                if old.depth == new.depth:
+                    old.ids = np.concatenate([old.ids, new.ids])
+                    old.fps = np.concatenate([old.fps, new.fps])
+                return
+        self.found.append(new)
+
+    def _keep_edges(self, begin: int, emissions: list[Emission], fps: Column) -> None:
+        assert self.edges is not None
+        parents = [self._frontier.ids[begin:][e.rows] for e in emissions]
+        agents = [np.full(e.rows.size, e.context, dtype=np.uint8) for e in emissions]
+        self.edges.append((_narrow(np.concatenate(parents)), np.concatenate(agents), fps))
+
+    def _repack(self) -> None:
+        layout = self.kernel.layout
+        before = layout.grow()
+        for part in (self._frontier, *self._next, *self.whole):
+            part.lanes = layout.repack(before, part.lanes)
+
+    def _joined(self) -> Frontier:
+        parts, self._next = self._next, []
+        if self.edges is not None:
+            self.level_fps.append(np.concatenate([p.fps for p in parts] or [_NONE]))
+        if len(parts) == 1:
+            return parts[0]
+        lanes = [p.lanes for p in parts] or [np.zeros((self.kernel.layout.lanes, 0), np.uint64)]
+        return Frontier(
+            np.concatenate(lanes, axis=1),
+            np.concatenate([p.fps for p in parts] or [_NONE]),
+            np.concatenate([p.ids for p in parts] or [np.zeros(0, dtype=np.int64)]),
+        )
+
+
+_NONE = np.zeros(0, dtype=np.uint64)
+
+
+def _start(kernel: Kernel) -> tuple[Lanes, Column, NDArray[np.int64]]:
+    block = kernel.initial()
+    return block.lanes, block.fps, np.zeros(1, dtype=np.int64)
+
+
+def deltas(emissions: list[Emission], bounds: NDArray[np.int64], lanes: int) -> Lanes:
+    """Return (lanes, successors): what to exclusive-or into the parents' lanes."""
+    result = np.empty((lanes, int(bounds[-1])), dtype=np.uint64)
+    for number, emission in enumerate(emissions):
+        for lane, delta in enumerate(emission.deltas):
+            result[lane, bounds[number] : bounds[number + 1]] = delta
+    return result
+
+
+def _narrow(ids: NDArray[np.int64]) -> Ids:
+    return ids.astype(np.uint32 if not ids.size or ids.max() < 1 << 32 else np.uint64)

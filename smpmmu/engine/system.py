@@ -1,0 +1,90 @@
+"""A closed system: contexts, and what must hold of them. The input of every driver.
+
+It must not know how it is explored, nor what its words stand for.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from smpmmu.engine.automaton import Context, Role
+from smpmmu.engine.errors import ModelError
+from smpmmu.engine.expressions import Expr
+from smpmmu.engine.steps import Word
+
+
+class Scope(enum.Enum):
+    """Where a property is judged."""
+
+    ALWAYS = "always"
+    QUIESCENCE = "quiescence"
+    SOMETIMES = "sometimes"
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """A named truth: in every state, in every quiescent state, or in at least one state."""
+
+    name: str
+    truth: Expr
+    scope: Scope = Scope.ALWAYS
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.truth, Expr) or not self.truth.truth:
+            msg = f"property {self.name!r} is not a truth: compare a word with something"
+            raise ModelError(msg)
+
+
+def always(name: str, truth: Expr) -> Property:
+    """Return the property that `truth` holds in every state."""
+    return Property(name, truth)
+
+
+def at_quiescence(name: str, truth: Expr) -> Property:
+    """Return the property that `truth` holds whenever all is finished and nothing is pending."""
+    return Property(name, truth, Scope.QUIESCENCE)
+
+
+def sometimes(name: str, truth: Expr) -> Property:
+    """Return the property that `truth` holds in some state: the guard against vacuous passes."""
+    return Property(name, truth, Scope.SOMETIMES)
+
+
+QUIESCENCE = "quiescence"
+"""Name of the implicit `sometimes`: that the system can come to rest at all."""
+NO_DEADLOCK = "no_deadlock"
+QUIESCENCE_STAYS_REACHABLE = "quiescence_stays_reachable"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Contexts in the order that breaks ties, and the properties in order of importance."""
+
+    contexts: tuple[Context, ...]
+    properties: tuple[Property, ...] = ()
+    words: tuple[Word, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [c.name for c in self.contexts] + [p.name for p in self.properties]
+        for name in names:
+            if names.count(name) > 1:
+                msg = f"two contexts or properties are named {name!r}"
+                raise ModelError(msg)
+        mains = [c.cpu for c in self.contexts if c.role is Role.MAIN]
+        for cpu in mains:
+            if mains.count(cpu) > 1:
+                msg = f"vCPU {cpu!r} has two main programs"
+                raise ModelError(msg)
+        if not mains:
+            msg = "a system needs at least one vCPU with a program"
+            raise ModelError(msg)
+
+    @property
+    def terminates(self) -> bool:
+        """Whether every main program is finite, so that quiescence means anything."""
+        return not any(c.cyclic for c in self.contexts if c.role is Role.MAIN)
+
+    def scoped(self, scope: Scope) -> tuple[Property, ...]:
+        """Return the properties of one scope, in order."""
+        return tuple(p for p in self.properties if p.scope is scope)

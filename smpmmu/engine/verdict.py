@@ -1,0 +1,82 @@
+"""What an exploration knows, and the budgets that may end it. Values, never exceptions."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Verdict(enum.Enum):
+    """HOLDS on every interleaving, VIOLATED with a schedule, or UNDECIDED by a budget."""
+
+    HOLDS = "HOLDS"
+    VIOLATED = "VIOLATED"
+    UNDECIDED = "UNDECIDED"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Where to stop looking: states, seconds, bytes of the search's own arrays; None: nowhere."""
+
+    states: int | None = None
+    seconds: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counterexample:
+    """A violated property and a schedule that breaks it.
+
+    Attributes:
+        name: the property.
+        choices: the names of the contexts, an action each, in order; none can be left out.
+        switches: consecutive choices of different contexts; the fewest among the shortest
+            schedules if `fewest_switches`.
+        fewest_switches: whether the budget allowed to compare all shortest schedules.
+    """
+
+    name: str
+    choices: tuple[str, ...]
+    switches: int
+    fewest_switches: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """What exploring found.
+
+    Attributes:
+        verdict: the answer.
+        violations: the first violated property, or all of them if asked; shortest first.
+        states: distinct states seen.
+        transitions: actions taken between them.
+        depth: actions of the longest shortest path.
+        levels: states at each depth.
+        reached: for every `sometimes` (and `quiescence`) whether some state has it.
+        reason: of UNDECIDED: which budget ended it.
+        exact: duplicates were compared whole; otherwise see `collision_bound`.
+        nbytes: bytes of the visited set and the parents.
+        peak_nbytes: the most that the search's own arrays took, the frontier included.
+    """
+
+    verdict: Verdict
+    violations: tuple[Counterexample, ...] = ()
+    states: int = 0
+    transitions: int = 0
+    depth: int = 0
+    levels: tuple[int, ...] = ()
+    reached: dict[str, bool] = field(default_factory=dict)
+    reason: str = ""
+    exact: bool = True
+    nbytes: int = 0
+    peak_nbytes: int = 0
+
+    @property
+    def collision_bound(self) -> float:
+        """A bound on the probability that two states shared a fingerprint: n^2 / 2^65."""
+        return 0.0 if self.exact else self.states**2 / 2**65
+
+    @property
+    def vacuous(self) -> tuple[str, ...]:
+        """The `sometimes` that no state has."""
+        return tuple(name for name, seen in self.reached.items() if not seen)
