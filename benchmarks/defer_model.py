@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smpmmu.engine.automaton import Context, Role
+from smpmmu.engine.program import Context, Role
 from smpmmu.engine.expressions import implies, value
 from smpmmu.engine.local import Call, call
 from smpmmu.engine.routines import AGAIN, Again, bug_on, indivisible, retry

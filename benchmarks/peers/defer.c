@@ -4,9 +4,8 @@
  *     cc -O2 -o defer defer.c
  *     ./defer N P K [locked|late|noack]
  *
- * A state is packed into two words, a step edits a copy of it, and the set of visited states is an open-addressing
- * hash table that holds the states themselves. No parents are kept, so a counterexample is known by its length alone,
- * which breadth first is the shortest there is. Prints one line of JSON.
+ * Prints one line of JSON. A state is packed into two words, a step edits a copy of it, and the visited states are in
+ * an open-addressing hash table. No parents are kept: a counterexample is known by its length, the shortest there is.
  */
 
 #include <stdbool.h>
@@ -18,7 +17,6 @@
 
 enum { MAX_CPUS = 8, MAX_PAGES = 4, MAX_ITERATIONS = 100, WORDS = 2, WORD_BITS = 64 };
 enum { RW = 2, ACCESSED = 4, DIRTY = 8, ENTRY_START = 15 };
-
 typedef enum { LOCKED, LATE, NOACK, VARIANTS } Variant;
 typedef enum { CLEANER, WRITER, READER, ROLES } Role;
 
@@ -36,7 +34,7 @@ typedef struct { uint64_t word[WORDS]; } State;
 typedef struct { uint64_t mask; unsigned word, shift; } Field;
 
 typedef struct {
-	unsigned cpus, pages, operations, bits_taken[WORDS];
+	unsigned cpus, pages, operations, bits_taken;
 	Variant variant;
 	Role role[MAX_CPUS];
 	State initial;
@@ -57,17 +55,17 @@ static inline void set_bits(State *s, Field f, uint64_t bits) { s->word[f.word] 
 static inline void clear_bits(State *s, Field f, uint64_t bits) { s->word[f.word] &= ~(bits << f.shift); }
 static inline void put(State *s, Field f, uint64_t value) { clear_bits(s, f, f.mask); set_bits(s, f, value); }
 
-/* A field has the bits for values up to `largest` and lies within one word, the first that has room for it. */
+/* A field has the bits for values up to `largest` and lies within one word. */
 static Field add_field(Model *m, uint64_t largest, uint64_t start) {
-	unsigned bits = 0, word = 0;
+	unsigned bits = 0, room = WORD_BITS - m->bits_taken % WORD_BITS;
 	while (largest >> bits)
 		bits++;
-	while (word < WORDS && m->bits_taken[word] + bits > WORD_BITS)
-		word++;
-	if (word == WORDS)
+	if (bits > room)
+		m->bits_taken += room;
+	Field f = {(UINT64_C(1) << bits) - 1, m->bits_taken / WORD_BITS, m->bits_taken % WORD_BITS};
+	m->bits_taken += bits;
+	if (m->bits_taken > WORDS * WORD_BITS)
 		die("a state of these sizes does not fit into 128 bits");
-	Field f = {(UINT64_C(1) << bits) - 1, word, m->bits_taken[word]};
-	m->bits_taken[word] += bits;
 	put(&m->initial, f, start);
 	return f;
 }
@@ -99,7 +97,6 @@ static void build(Model *m) {
 }
 
 /* The steps. Each edits `s` and returns whether it could be taken; a failed assertion goes to `violated`. */
-
 static bool lock(const Model *m, State *s, const char **violated) {
 	if (get(s, m->ptl))
 		return false;
@@ -116,7 +113,7 @@ static void next_operation(const Model *m, unsigned cpu, State *s) {
 }
 
 static bool cleaner_step(const Model *m, unsigned cpu, unsigned page, State *s, const char **violated) {
-	unsigned position = (unsigned)get(s, m->position[cpu]), next = position + 1;
+	unsigned position = (unsigned)get(s, m->position[cpu]), next = position + 1, sent;
 	uint64_t bit = 1u << page;
 	switch (position) {
 	case C_LOCK: if (!lock(m, s, violated)) return false; break;
@@ -130,12 +127,10 @@ static bool cleaner_step(const Model *m, unsigned cpu, unsigned page, State *s, 
 	case C_WAIT: if (get(s, m->mail[cpu])) return false; next = m->variant == LATE ? C_WRITEBACK : C_UNLOCK; break;
 	case C_UNLOCK: put(s, m->ptl, 0); break;
 	case C_WRITEBACK: put(s, m->disk[page], get(s, m->content[page])); next_operation(m, cpu, s); return true;
-	default: { /* Interrupts go to the other CPUs in ascending order. */
-		unsigned sent = position - C_SEND, receiver = sent + (sent >= cpu);
-		set_bits(s, m->mail[cpu], bit << receiver * m->pages);
+	default: sent = position - C_SEND; /* To the other CPUs in ascending order. */
+		set_bits(s, m->mail[cpu], bit << (sent + (sent >= cpu)) * m->pages);
 		if (sent == m->cpus - 2)
 			next = m->variant == NOACK ? C_UNLOCK : C_WAIT;
-	}
 	}
 	put(s, m->position[cpu], next);
 	return true;
@@ -191,15 +186,7 @@ static bool quiet(const Model *m, const State *s) {
 	return true;
 }
 
-static bool change_lost(const Model *m, const State *s) {
-	for (unsigned page = 0; page < m->pages; page++)
-		if (get(s, m->content[page]) != get(s, m->disk[page]) && !(get(s, m->primary[page]) & DIRTY))
-			return true;
-	return false;
-}
-
 /* The search. */
-
 typedef struct { State *state; size_t size, used; } Store;
 typedef struct { size_t transitions, depth; const char *violated; Store visited, level[2]; } Search;
 
@@ -215,7 +202,7 @@ static State *slot_of(const Store *t, State s) {
 	uint64_t hash = s.word[0] * UINT64_C(0x9e3779b97f4a7c15) ^ s.word[1];
 	hash = (hash ^ hash >> 32) * UINT64_C(0xd6e8feb86659fd93);
 	size_t i = (size_t)(hash ^ hash >> 32) & (t->size - 1);
-	while (t->state[i].word[0] && (t->state[i].word[0] != s.word[0] || t->state[i].word[1] != s.word[1]))
+	while (t->state[i].word[0] && memcmp(&t->state[i], &s, sizeof s))
 		i = (i + 1) & (t->size - 1);
 	return &t->state[i];
 }
@@ -249,7 +236,10 @@ static void arrive(const Model *m, Search *search, State s) {
 	if (++search->visited.used > search->visited.size / 4 * 3)
 		double_table(&search->visited);
 	push(&search->level[~search->depth & 1], s);
-	if (!search->violated && quiet(m, &s) && change_lost(m, &s))
+	bool lost = false;
+	for (unsigned page = 0; page < m->pages; page++)
+		lost |= get(&s, m->content[page]) != get(&s, m->disk[page]) && !(get(&s, m->primary[page]) & DIRTY);
+	if (lost && quiet(m, &s))
 		search->violated = MARKED;
 }
 
@@ -285,19 +275,17 @@ static void search_all(const Model *m, Search *search) {
 
 int main(int argc, char **argv) {
 	static const char *const names[VARIANTS] = {"locked", "late", "noack"};
-	static const char usage[] = "usage: defer N P K [locked|late|noack], with N from 2 to 8, P from 1 to 4, K from 1 to 100";
 	static Model m;
-	Search search;
+	static Search search;
 	struct timespec start, end;
 	unsigned iterations = 0;
-	if (argc < 4 || argc > 5 || sscanf(argv[1], "%u", &m.cpus) != 1 || m.cpus < 2 || m.cpus > MAX_CPUS ||
-	    sscanf(argv[2], "%u", &m.pages) != 1 || m.pages < 1 || m.pages > MAX_PAGES ||
-	    sscanf(argv[3], "%u", &iterations) != 1 || iterations < 1 || iterations > MAX_ITERATIONS)
-		die(usage);
 	while (argc == 5 && m.variant < VARIANTS && strcmp(argv[4], names[m.variant]))
 		m.variant++;
-	if (m.variant == VARIANTS)
-		die(usage);
+	if (argc < 4 || argc > 5 || m.variant == VARIANTS ||
+	    sscanf(argv[1], "%u", &m.cpus) != 1 || m.cpus < 2 || m.cpus > MAX_CPUS ||
+	    sscanf(argv[2], "%u", &m.pages) != 1 || m.pages < 1 || m.pages > MAX_PAGES ||
+	    sscanf(argv[3], "%u", &iterations) != 1 || iterations < 1 || iterations > MAX_ITERATIONS)
+		die("usage: defer N P K [locked|late|noack], with N 2 to 8, P 1 to 4, K 1 to 100");
 	m.operations = iterations * m.pages;
 	build(&m);
 	timespec_get(&start, TIME_UTC);
@@ -309,5 +297,4 @@ int main(int argc, char **argv) {
 		printf("\"property\": \"%s\", \"trace_length\": %zu, ", search.violated,
 		       search.depth + (search.violated != NO_DEADLOCK));
 	printf("\"seconds\": %.3f}\n", (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
-	return 0;
 }

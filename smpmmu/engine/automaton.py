@@ -7,11 +7,12 @@ automata over many machines at once.
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field
+from typing import cast
 
 from smpmmu.engine.errors import ModelError
-from smpmmu.engine.local import Activation, Call, Entry, model_raised
+from smpmmu.engine.local import Activation, Entry
+from smpmmu.engine.program import Context, Place, begin, settle
 from smpmmu.engine.steps import Step
 
 LONGEST_ACTION = 4_096
@@ -19,35 +20,6 @@ LONGEST_ACTION = 4_096
 
 MOST_POSITIONS = 200_000
 """Positions of one context before its program is taken to have no finite automaton."""
-
-
-class Role(enum.Enum):
-    """What kind of agent a context is."""
-
-    MAIN = "main"
-    IRQ = "irq"
-    DAEMON = "daemon"
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Something that takes steps: a vCPU's program, one of its interrupts, or hardware.
-
-    Attributes:
-        name: what a choice calls it, such as `cpu0` or `cpu0.irq.invalidate`.
-        cpu: the vCPU it belongs to; its words may be touched by the contexts of that vCPU alone.
-        calls: the program.
-        role: main contexts and interrupts are obligatory; a daemon may stop at any time.
-        cyclic: begin again after the last call (always so for an interrupt).
-        priority: of an interrupt: it may interrupt main and handlers of lower priority.
-    """
-
-    name: str
-    cpu: str
-    calls: tuple[Call, ...]
-    role: Role = Role.MAIN
-    cyclic: bool = False
-    priority: int = 0
 
 
 @dataclass(slots=True)
@@ -69,7 +41,7 @@ class Position:
     """
 
     index: int
-    key: tuple[int, bool, frozenset[str], tuple[Entry, ...]] | tuple[str]
+    key: tuple[object, ...]
     step: Step | None
     bug: str = ""
     irqs: bool = True
@@ -93,21 +65,10 @@ class Automaton:
         """Compile the start of `context`, treating the claims in `dropped` as not made."""
         self.context = context
         self.dropped = dropped
-        self.cyclic = context.cyclic or context.role is not Role.MAIN
         self.positions: list[Position] = []
         self.resting: list[int] = []
         self._index: dict[object, int] = {}
-        if not context.calls:
-            msg = f"{context.name} has no program"
-            raise ModelError(msg)
-        masked = context.role is Role.IRQ
-        start = self._settle(0, self._begin(0, not masked, frozenset()))
-        if masked and (first := self.positions[start].step) is not None and first.wait is None:
-            msg = (
-                f"{context.name} must begin with a waiting step (its vector being pending), "
-                f"not {first.label!r}"
-            )
-            raise ModelError(msg)
+        self._position(begin(context, dropped))
 
     def follow(self, index: int, result: int) -> int:
         """Return the position after `positions[index]` when its step gives `result`.
@@ -124,84 +85,52 @@ class Automaton:
 
     def progress(self, before: int, after: int) -> bool:
         """Whether a move can never be undone by later moves of this program."""
-        if self.cyclic:
+        if self.context.repeats:
             return False
         start = self.positions[before].loop
         return start is None or self.positions[after].loop != start
 
     def _compile(self, position: Position, result: int) -> int:
-        number, irqs, held, history = position.key  # type: ignore[misc]
+        number, irqs, held, history = cast(
+            "tuple[int, bool, frozenset[str], tuple[Entry, ...]]", position.key
+        )
         activation = Activation(self.context.calls[number], irqs, held, self.dropped)
         activation.start(history)
         if activation.step != position.step:
             raise changed(self.context.name, position.step, activation.step)
         activation.resume(result)
-        return self._settle(number, activation)
+        return self._position(settle(self.context, Place(number, activation)))
 
-    def _begin(self, number: int, irqs: bool, held: frozenset[str]) -> Activation:  # noqa: FBT001
-        activation = Activation(self.context.calls[number], irqs, held, self.dropped)
-        try:
-            activation.start()
-        except TypeError as error:  # the arguments do not fit the function
-            raise model_raised(self.context.calls[number].name, error) from error
-        return activation
-
-    def _settle(self, number: int, activation: Activation) -> int:
-        """Turn where `activation` stands into a position, moving on past ended calls."""
-        skipped = 0
-        while activation.step is None and not activation.bug:
-            number += 1
-            skipped += 1
-            irqs, held = activation.irqs, activation.held
-            last = number == len(self.context.calls)
-            if last and (bug := self._left_behind(irqs, held)):
-                activation.bug = bug
-                break
-            if last and not self.cyclic:
-                return self._position(("ended",), Position(-1, ("ended",), None, open=True))
-            number %= len(self.context.calls)
-            if skipped > len(self.context.calls):
-                msg = f"the program of {self.context.name} never takes a step"
-                raise ModelError(msg)
-            if last:
-                irqs = self.context.role is not Role.IRQ
-            activation = self._begin(number, irqs, held)
+    def _position(self, place: Place) -> int:
+        """Return the position of a place, new or known."""
+        activation, step = place.activation, place.activation.step
         activation.close()
-        if activation.bug:
-            key: tuple[str] = ("bug " + activation.bug,)
-            return self._position(key, Position(-1, key, None, bug=activation.bug))
-        entry = (number, *activation.entry, tuple(activation.history))
-        loop = activation.loop
-        return self._position(
-            entry,
-            Position(
-                -1,
-                entry,
-                activation.step,
-                irqs=activation.irqs,
-                held=activation.held,
-                mid=activation.mid,
-                open=activation.open,
-                loop=None if loop is None else (*entry[:3], loop),
-            ),
-        )
-
-    def _left_behind(self, irqs: bool, held: frozenset[str]) -> str:  # noqa: FBT001
-        if held:
-            return "no_lock_held_at_end"
-        if self.context.role is Role.MAIN and not irqs:
-            return "interrupts_on_at_end"
-        return ""
-
-    def _position(self, key: object, position: Position) -> int:
+        key: tuple[object, ...]
+        if place.ended:
+            key = ("ended",)
+        elif activation.bug:
+            key = ("bug", activation.bug)
+        else:
+            key = (place.number, *activation.entry, tuple(activation.history))
         found = self._index.get(key)
         if found is not None:
             known = self.positions[found]
-            if known.step != position.step or known.mid != position.mid:
-                raise changed(self.context.name, known.step, position.step)
+            if known.step != step or known.mid != activation.mid:
+                raise changed(self.context.name, known.step, step)
             return found
+        loop = activation.loop
+        position = Position(
+            index=len(self.positions),
+            key=key,
+            step=step,
+            bug=activation.bug,
+            irqs=activation.irqs,
+            held=activation.held,
+            mid=activation.mid,
+            open=activation.open or place.ended,
+            loop=None if loop is None else (*key[:3], loop),
+        )
         self._check(position)
-        position.index = len(self.positions)
         if not position.mid:
             position.rest = len(self.resting)
             self.resting.append(position.index)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smpmmu.engine.automaton import LONGEST_ACTION, Automaton, Role
+from smpmmu.engine.automaton import LONGEST_ACTION, Automaton
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.layout import Field, Grown, Layout
 from smpmmu.engine.numbers import key_table
+from smpmmu.engine.program import Role
 from smpmmu.engine.steps import TAKEN, Step, Word, enabled, overflow, taken, updated
 
 if TYPE_CHECKING:

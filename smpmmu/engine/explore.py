@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smpmmu.engine.automaton import Role
+from smpmmu.engine.program import Role
 from smpmmu.engine.batch import Block, Emission, Kernel
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown

@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from smpmmu.engine.automaton import Context, Role
+from smpmmu.engine.program import Context, Role
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.expressions import Expr
 from smpmmu.engine.steps import Word

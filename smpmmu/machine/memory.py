@@ -1,0 +1,56 @@
+"""Physical memory: frames of 1024 words, which are page tables or data as they are used.
+
+A word comes into being when it is first touched, so tables have their true geometry at no cost.
+It must not know who walks the tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smpmmu.engine.steps import Format, Word
+from smpmmu.machine.entries import ENTRY, PAGE_SHIFT
+
+PAGE_SIZE = 1 << PAGE_SHIFT
+ENTRY_SIZE = 4
+PGDIR_SHIFT = 22
+PTRS_PER_PGD = 1024
+PTRS_PER_PTE = 1024
+
+PAGE_FROZEN = 0x80
+"""Ghost bit of a data frame: somebody was promised that it no longer changes."""
+PAGE_VERSION = 0x7F
+"""Bits of a data frame that count the writes to it."""
+PAGE_DATA = Format(flags=((PAGE_FROZEN, "frozen"),))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What memory holds at first: page-table entries as (frame, index, value), the rest zero."""
+
+    entries: tuple[tuple[int, int, int], ...] = ()
+    prefix: str = ""
+
+    def table(self, frame: int, index: int) -> Word:
+        """Return entry `index` of the table in `frame`."""
+        found = [v for f, i, v in self.entries if (f, i) == (frame, index)]
+        name = f"{self.prefix}{frame:#x}[{index}]"
+        return Word(name, 32, found[-1] if found else 0, format=ENTRY)
+
+    def at(self, address: int) -> Word:
+        """Return the table entry at a physical address, which is what a `ptep` is."""
+        return self.table(address >> PAGE_SHIFT, address % PAGE_SIZE // ENTRY_SIZE)
+
+    def page(self, frame: int) -> Word:
+        """Return a data frame, as one word: its version and its ghost bits."""
+        return Word(f"page {frame:#x}", 8, format=PAGE_DATA)
+
+
+def pgd_index(addr: int) -> int:
+    """Return the index of `addr` in the page directory."""
+    return addr >> PGDIR_SHIFT & PTRS_PER_PGD - 1
+
+
+def pte_index(addr: int) -> int:
+    """Return the index of `addr` in its page table."""
+    return addr >> PAGE_SHIFT & PTRS_PER_PTE - 1

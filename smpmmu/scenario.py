@@ -1,0 +1,152 @@
+"""Scenarios: programs side by side, what must hold, and for each variant what is expected.
+
+A scenario is a function that fills a `Setup`; its keyword arguments are the knobs that variants
+turn. This module must not know page tables: ours and users' scenarios are built with it alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smpmmu.engine.errors import ModelError, UsageError
+from smpmmu.engine.program import Context, Role
+from smpmmu.engine.purity import check_pure
+from smpmmu.engine.system import Property, System, always, at_quiescence, sometimes
+from smpmmu.engine.verdict import Verdict
+
+if TYPE_CHECKING:
+    from smpmmu.engine.expressions import Expr
+    from smpmmu.engine.local import Call
+    from smpmmu.engine.steps import Word
+
+
+class Setup:
+    """Collects a system: a column per CPU, and the properties under them."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._contexts: list[Context] = []
+        self._properties: list[Property] = []
+        self._words: list[Word] = []
+
+    def cpu(self, number: int, *calls: Call, cyclic: bool = False) -> None:
+        """Give vCPU `number` its program."""
+        self._contexts.append(Context(f"cpu{number}", f"cpu{number}", calls, cyclic=cyclic))
+
+    def irq(self, number: int, vector: str, *calls: Call, priority: int = 0) -> None:
+        """Give vCPU `number` a handler; its first step must wait for the vector."""
+        name = f"cpu{number}.irq.{vector}"
+        self._contexts.append(Context(name, f"cpu{number}", calls, Role.IRQ, priority=priority))
+
+    def daemon(self, number: int, name: str, *calls: Call) -> None:
+        """Give vCPU `number` a piece of hardware that may move at any time, or never."""
+        self._contexts.append(
+            Context(f"cpu{number}.{name}", f"cpu{number}", calls, Role.DAEMON, cyclic=True)
+        )
+
+    def always(self, name: str, truth: Expr) -> None:
+        """Demand that `truth` holds in every state; `name` is a positive sentence."""
+        self._properties.append(always(name, truth))
+
+    def at_quiescence(self, name: str, truth: Expr) -> None:
+        """Demand that `truth` holds whenever all is finished and nothing is pending."""
+        self._properties.append(at_quiescence(name, truth))
+
+    def sometimes(self, name: str, truth: Expr) -> None:
+        """Demand that `truth` holds in some state, lest a pass be vacuous."""
+        self._properties.append(sometimes(name, truth))
+
+    def system(self) -> System:
+        """Return what was collected, mains first, as the order of columns and of ties.
+
+        Raises:
+            ModelError: there is no program, or one that could carry values past its calls.
+        """
+        for context in self._contexts:
+            for entry in context.calls:
+                check_pure(entry)
+        ordered = sorted(self._contexts, key=lambda c: (list(Role).index(c.role), c.cpu))
+        return System(tuple(ordered), tuple(self._properties), tuple(self._words))
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """A verdict foretold, with the property it violates, and why we believe it."""
+
+    verdict: Verdict
+    name: str
+    source: str
+
+
+def holds(source: str) -> Expected:
+    """Expect HOLDS; `source` is a document, a commit, or an argument."""
+    return Expected(Verdict.HOLDS, "", source)
+
+
+def violated(name: str, source: str) -> Expected:
+    """Expect VIOLATED by the property `name`."""
+    return Expected(Verdict.VIOLATED, name, source)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One setting of a scenario's knobs, and what is expected of it (None: nothing)."""
+
+    name: str
+    expected: Expected | None
+    knobs: tuple[tuple[str, Any], ...]
+
+
+def variant(name: str, expected: Expected | None = None, /, **knobs: object) -> Variant:
+    """Return a variant; `knobs` are passed to the scenario's function."""
+    return Variant(name, expected, tuple(knobs.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A named scenario: how to build it, and its variants in order."""
+
+    name: str
+    summary: str
+    build: Callable[..., None]
+    variants: tuple[Variant, ...]
+
+    def system(self, chosen: Variant) -> System:
+        """Build the system of a variant.
+
+        Raises:
+            ModelError: the scenario's function raised, or its programs break a rule.
+        """
+        setup = Setup()
+        self.build(setup, **dict(chosen.knobs))
+        return setup.system()
+
+    def variant(self, name: str) -> Variant:
+        """Return a variant by name.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for candidate in self.variants:
+            if candidate.name == name:
+                return candidate
+        known = ", ".join(v.name for v in self.variants)
+        msg = f"scenario {self.name} has no variant {name!r}; it has {known}"
+        raise UsageError(msg)
+
+
+def scenario(*variants: Variant) -> Callable[[Callable[..., None]], Scenario]:
+    """Make a scenario of a function; without variants it has one, called `default`."""
+
+    def make(build: Callable[..., None]) -> Scenario:
+        names = [v.name for v in variants]
+        if len(set(names)) != len(names):
+            msg = f"scenario {build.__name__} has two variants of one name"
+            raise ModelError(msg)
+        summary = (inspect.getdoc(build) or "").split("\n")[0]
+        return Scenario(build.__name__, summary, build, variants or (variant("default"),))
+
+    return make
