@@ -1,0 +1,114 @@
+"""Find SMP races in page-table, TLB and shadow-paging code, or show that there are none.
+
+What a scenario needs is here by name; `smpmmu.machine`, `smpmmu.kernel` and `smpmmu.hypervisor`
+have the modelled machine. Start reading at `engine/steps.py`, then `engine/explore.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from smpmmu.engine.errors import (
+    InternalError,
+    ModelError,
+    ScheduleError,
+    SmpmmuError,
+    UsageError,
+)
+from smpmmu.engine.expressions import all_of, any_of, finished, implies, value
+from smpmmu.engine.local import call
+from smpmmu.engine.routines import (
+    AGAIN,
+    bug_on,
+    indivisible,
+    instruction,
+    irqs_enabled,
+    retry,
+    routine,
+)
+from smpmmu.engine.steps import (
+    TAKEN,
+    Step,
+    Wait,
+    When,
+    Word,
+    cli,
+    cmpxchg,
+    fetch_add,
+    fetch_and,
+    fetch_or,
+    fetch_xor,
+    load,
+    sti,
+    store,
+    wait_until,
+    xchg,
+)
+from smpmmu.engine.verdict import Budget, Exploration, Verdict
+from smpmmu.machine.spinlock import spin_lock, spin_unlock, spinlock
+from smpmmu.scenario import Setup, holds, scenario, variant, violated
+
+if TYPE_CHECKING:
+    from smpmmu.checking import Answered, check, explore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AGAIN",
+    "TAKEN",
+    "Answered",
+    "Budget",
+    "Exploration",
+    "InternalError",
+    "ModelError",
+    "ScheduleError",
+    "Setup",
+    "SmpmmuError",
+    "Step",
+    "UsageError",
+    "Verdict",
+    "Wait",
+    "When",
+    "Word",
+    "all_of",
+    "any_of",
+    "bug_on",
+    "call",
+    "check",
+    "cli",
+    "cmpxchg",
+    "explore",
+    "fetch_add",
+    "fetch_and",
+    "fetch_or",
+    "fetch_xor",
+    "finished",
+    "holds",
+    "implies",
+    "indivisible",
+    "instruction",
+    "irqs_enabled",
+    "load",
+    "retry",
+    "routine",
+    "scenario",
+    "spin_lock",
+    "spin_unlock",
+    "spinlock",
+    "sti",
+    "store",
+    "value",
+    "variant",
+    "violated",
+    "wait_until",
+    "xchg",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  whatever the name stands for
+    if name in ("Answered", "check", "explore"):
+        from smpmmu import checking as module  # noqa: PLC0415
+
+        return getattr(module, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -26,8 +26,8 @@ enum { C_LOCK, C_READ, C_UNLOCK_CLEAN, C_CLEAR, C_QUEUE, C_UNLOCK_LATE, C_DRAIN,
        C_WRITEBACK, C_SEND };
 enum { R_LOCK, R_READ, R_TOGGLE, R_UPDATE, R_UNLOCK };
 
-static const char IN_SYNC[] = "shadow_equals_primary_under_the_lock";
-static const char MARKED[] = "change_not_on_disk_is_marked_dirty_when_quiet";
+static const char IN_SYNC[] = "shadow_equals_primary_under_lock";
+static const char NO_LOST_WRITE[] = "no_lost_write";
 static const char NO_DEADLOCK[] = "no_deadlock";
 
 typedef struct { uint64_t word[WORDS]; } State;
@@ -240,7 +240,7 @@ static void arrive(const Model *m, Search *search, State s) {
 	for (unsigned page = 0; page < m->pages; page++)
 		lost |= get(&s, m->content[page]) != get(&s, m->disk[page]) && !(get(&s, m->primary[page]) & DIRTY);
 	if (lost && quiet(m, &s))
-		search->violated = MARKED;
+		search->violated = NO_LOST_WRITE;
 }
 
 static void expand(const Model *m, Search *search, const State *s) {
@@ -292,7 +292,7 @@ int main(int argc, char **argv) {
 	search_all(&m, &search);
 	timespec_get(&end, TIME_UTC);
 	printf("{\"states\": %zu, \"transitions\": %zu, \"depth\": %zu, \"verdict\": \"%s\", ", search.visited.used,
-	       search.transitions, search.depth, search.violated ? "violated" : "holds");
+	       search.transitions, search.depth + (search.violated == NO_LOST_WRITE), search.violated ? "violated" : "holds");
 	if (search.violated)
 		printf("\"property\": \"%s\", \"trace_length\": %zu, ", search.violated,
 		       search.depth + (search.violated != NO_DEADLOCK));

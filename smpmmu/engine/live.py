@@ -91,9 +91,7 @@ class Live:
 
 
 @asynccontextmanager
-async def running(
-    system: System, dropped: frozenset[str] = frozenset()
-) -> AsyncIterator[Live]:
+async def running(system: System, dropped: frozenset[str] = frozenset()) -> AsyncIterator[Live]:
     """Start a task for every vCPU of `system`; whatever happens, none is left behind."""
     machine = Machine(system, dropped)
     live = Live(machine)
@@ -125,6 +123,10 @@ def _ending(machine: Machine) -> tuple[Ending, str] | None:
     return None
 
 
+def _broken(machine: Machine) -> tuple[str, ...]:
+    return tuple(machine.violated())
+
+
 async def random_run(
     system: System, seed: int, *, automata: list[Automaton] | None = None,
     longest: int = LONGEST_RUN, dropped: frozenset[str] = frozenset()
@@ -146,7 +148,7 @@ async def random_run(
                 mirror.follow(actions[-1])
             ending = _ending(live.machine)
         kind, name = ending or (Ending.CUT, "")
-        return Run(kind, tuple(actions), name, live.machine.values())
+        return Run(kind, tuple(actions), name, live.machine.values(), _broken(live.machine))
 
 
 async def replay(
@@ -174,7 +176,7 @@ async def replay(
             if check is not None:
                 check(number, machine, actions[-1])
         ending, name = _ending(machine) or (Ending.CUT, "")
-        return Run(ending, tuple(actions), name, machine.values())
+        return Run(ending, tuple(actions), name, machine.values(), _broken(machine))
 
 
 class Stray(ScheduleError):
@@ -183,6 +185,7 @@ class Stray(ScheduleError):
     Attributes:
         number: which choice, from 0.
         choice: the context named.
+        known: there is such a context.
         possible: what could have been chosen, with the pending step of each.
     """
 
@@ -190,9 +193,10 @@ class Stray(ScheduleError):
         """Describe the choices there were."""
         self.number = number
         self.choice = choice
+        self.known = choice in machine.numbers
         self.possible = tuple(pending(machine))
         enabled = ", ".join(f"{name} {step!r}" for name, step in self.possible) or "none"
-        known = "cannot move" if choice in machine.numbers else "is no context of this scenario"
+        known = "cannot move" if self.known else "is no context of this scenario"
         super().__init__(f"choice {number + 1}: {choice} {known}\n  enabled here: {enabled}")
 
 

@@ -142,8 +142,9 @@ async def search_live(
                 able = machine.runnable()
                 if not able:
                     break
-                todo.extend((*path, number) for number in reversed(able[1:]))
-                forced, state = (able[0],), child
+                # Interrupts and later CPUs first: races show where the first CPU is held up.
+                todo.extend((*path, number) for number in able[:-1])
+                forced, state = (able[-1],), child
                 reason = _over(budget, len(seen.numbers), began)
                 if reason:
                     break

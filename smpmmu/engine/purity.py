@@ -12,11 +12,12 @@ import dis
 import enum
 import types
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.errors import ModelError
+from smpmmu.engine.routines import is_frozen
 
 if TYPE_CHECKING:
     from smpmmu.engine.local import Call
@@ -64,8 +65,8 @@ def _check(value: object, what: str, seen: frozenset[int]) -> None:
         for item in value.values():
             _check(item, f"{what} (an item)", seen)
         return
-    if is_dataclass(value) and getattr(type(value), "__dataclass_params__").frozen:
-        for field in fields(value):
+    if is_frozen(value):
+        for field in fields(value):  # type: ignore[arg-type]  # it is a dataclass
             _check(getattr(value, field.name), f"{what}.{field.name}", seen)
         return
     if type(value).__module__.split(".")[0] in ("typing", "functools", "re", "collections"):

@@ -124,6 +124,17 @@ PLAIN_VALUES = (
 )
 
 
+MOST_CHECKED = 10_000
+_CHECKED: dict[int, object] = {}
+"""Frozen records known to be good, kept alive so that no other object gets their id."""
+
+
+def is_frozen(value: object) -> bool:
+    """Whether `value` is an instance of a frozen dataclass."""
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen)
+
+
 def check_value(value: object, what: str) -> None:
     """Refuse a value through which one routine could change what another has read.
 
@@ -131,15 +142,17 @@ def check_value(value: object, what: str) -> None:
         ModelError: `value` is not an int, bool, str, bytes, None, enum member, class, function,
             nor a tuple, frozenset or frozen dataclass of such.
     """
-    if isinstance(value, PLAIN_VALUES):
+    if isinstance(value, PLAIN_VALUES) or id(value) in _CHECKED:
         return
     if isinstance(value, (tuple, frozenset)):
         for item in value:
             check_value(item, what)
         return
-    if is_dataclass(value) and type(value).__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        for field in fields(value):
+    if is_frozen(value):
+        for field in fields(value):  # type: ignore[arg-type]  # it is a dataclass
             check_value(getattr(value, field.name), what)
+        if len(_CHECKED) < MOST_CHECKED:
+            _CHECKED[id(value)] = value
         return
     msg = (
         f"{what} is a {type(value).__name__}: only integers, strings, enums, tuples and frozen "

@@ -68,7 +68,8 @@ class Run:
     Attributes:
         ending: how it ended.
         actions: what was done, in order.
-        violated: the property broken in the last state, or "".
+        violated: the most important property broken in the last state, or "".
+        broken: all properties broken in the last state.
         values: the value in the last state of every word that was touched, by name.
     """
 
@@ -76,6 +77,7 @@ class Run:
     actions: tuple[Action, ...]
     violated: str = ""
     values: tuple[tuple[str, int], ...] = ()
+    broken: tuple[str, ...] = ()
 
     @property
     def choices(self) -> tuple[str, ...]:

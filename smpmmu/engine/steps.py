@@ -35,7 +35,7 @@ class Format:
 
     def show(self, value: int) -> str:
         """Return `value` as `frame flags`, or in decimal or hex where no flag is named."""
-        if not self.flags:
+        if not self.flags or not value:
             return str(value) if value < 10 else hex(value)
         names = [name for bit, name in self.flags if value & bit]
         rest = value

@@ -139,10 +139,12 @@ class Herd:
             self.which = self.which[rows]
 
 
-def stress(kernel: Kernel, seeds: range) -> Iterator[list[SeededRun]]:
+def stress(
+    kernel: Kernel, seeds: range, *, longest: int = LONGEST_RUN
+) -> Iterator[list[SeededRun]]:
     """Run every seed of `seeds` (step 1), yielding finished runs in order, some at a time."""
     for start in range(seeds.start, seeds.stop, TOGETHER):
-        herd = Herd(kernel, range(start, min(start + TOGETHER, seeds.stop)))
+        herd = Herd(kernel, range(start, min(start + TOGETHER, seeds.stop)), longest=longest)
         for _ in herd.gallop():
             pass
         yield herd.runs()

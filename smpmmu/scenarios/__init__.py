@@ -1,0 +1,22 @@
+"""The catalogue: every scenario that comes with smpmmu, by name.
+
+It must not know how scenarios are explored. A scenario is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smpmmu.scenario import Scenario
+
+NAMES = ("reliant_flusher",)
+"""The catalogue in the order of the main table; each is a module of this package."""
+
+
+def scenario(name: str) -> Scenario:
+    """Return the catalogue's scenario called `name`, which must be one of `NAMES`."""
+    module = importlib.import_module(f"{__name__}.{name}")
+    found: Scenario = getattr(module, name)
+    return found

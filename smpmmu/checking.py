@@ -1,0 +1,180 @@
+"""The product in one call: explore a system, and back the answer with live runs.
+
+A violation is re-run on live vCPUs and told from that run; a HOLDS is backed by seeded random
+runs on live vCPUs, unfolded, which must agree step by step with the automata and choice by
+choice with the batch kernel. `check` is async; `explore` is the same from synchronous code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smpmmu.engine.answer import Answer
+from smpmmu.engine.batch import Kernel
+from smpmmu.engine.errors import InternalError
+from smpmmu.engine.live import breathe, in_trio, random_run, replay
+from smpmmu.engine.live_search import search_live
+from smpmmu.engine.run import Ending, Run
+from smpmmu.engine.stress import SeededRun, stress
+from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
+from smpmmu.engine.verdict import Budget, Exploration, Verdict
+
+if TYPE_CHECKING:
+    from smpmmu.engine.automaton import Automaton
+    from smpmmu.engine.system import System
+    from smpmmu.engine.verdict import Counterexample
+
+LIVE_RUNS = 20
+"""Random live runs that back a HOLDS unless another number is asked for."""
+
+LONGEST_BACKING_RUN = 2_000
+"""Actions after which such a run is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An exploration and the live runs behind it.
+
+    Attributes:
+        exploration: verdict and counts.
+        stories: for each violation, the live run that showed it.
+        live_runs: how many random live runs agreed, for a HOLDS.
+        engine: `batch` or `live`, whichever explored.
+    """
+
+    exploration: Exploration
+    stories: tuple[Run, ...] = ()
+    live_runs: int = 0
+    engine: str = "batch"
+
+
+Watch = Callable[[Exploration], None]
+"""Called now and then with what is covered so far."""
+
+
+async def check(
+    system: System,
+    budget: Budget | None = None,
+    *,
+    every: bool = False,
+    engine: str = "batch",
+    live_runs: int = LIVE_RUNS,
+    dropped: frozenset[str] = frozenset(),
+    watch: Watch | None = None,
+) -> Answered:
+    """Explore `system` and confirm the answer live.
+
+    Args:
+        system: what to explore.
+        budget: where to stop; the verdict is then UNDECIDED.
+        every: go on after the first violation, and report every violated property.
+        engine: `live` explores on the trio vCPUs themselves (small finite systems).
+        live_runs: random live runs that must agree with a HOLDS.
+        dropped: claims of indivisibility to do without.
+        watch: is called now and then with what is covered so far.
+
+    Raises:
+        ModelError: the modelled code breaks a rule.
+        InternalError: live and batch disagree.
+    """
+    if engine == "live":
+        exploration, _ = await search_live(system, budget, every=every, dropped=dropped)
+        stories = [
+            await _confirm(system, example, None, dropped) for example in exploration.violations
+        ]
+        return Answered(exploration, tuple(stories), engine=engine)
+    question = Answer(system, budget, every=every, dropped=dropped)
+    for _ in question.work():
+        if watch is not None:
+            watch(question.so_far())
+        await breathe()
+    exploration = question.result or question.so_far()
+    automata = question.kernel.automata
+    if exploration.verdict is Verdict.VIOLATED:
+        stories = [await _confirm(system, e, automata, dropped) for e in exploration.violations]
+        return Answered(exploration, tuple(stories))
+    backed = 0
+    if exploration.verdict is Verdict.HOLDS:
+        backed = await _back(system, question.kernel, live_runs, dropped)
+    return Answered(exploration, (), backed)
+
+
+def explore(system: System, budget: Budget | None = None, *, every: bool = False,
+            engine: str = "batch", live_runs: int = LIVE_RUNS) -> Answered:  # fmt: skip
+    """Do what `check` does, from synchronous code."""
+
+    async def run() -> Answered:
+        return await check(system, budget, every=every, engine=engine, live_runs=live_runs)
+
+    return in_trio(run)
+
+
+async def _confirm(
+    system: System,
+    example: Counterexample,
+    automata: list[Automaton] | None,
+    dropped: frozenset[str],
+) -> Run:
+    """Run a counterexample live; it must end as exploring said."""
+    run = await replay(system, example.choices, automata=automata, dropped=dropped)
+    if not confirms(run, example.name):
+        msg = (
+            f"exploring found {example.name} violated after {len(example.choices)} choices, but "
+            f"the live run ended as {run.ending.value} {run.violated}"
+        )
+        raise InternalError(msg)
+    return run
+
+
+def confirms(run: Run, name: str) -> bool:
+    """Whether a live run shows the violation of `name`.
+
+    Where the violation is that rest can never be reached, no single state can show it: the run
+    confirms that the state is reached and is not one of rest.
+    """
+    if name == NO_DEADLOCK:
+        return run.ending is Ending.STUCK or (run.ending is Ending.CUT and not run.violated)
+    if name == QUIESCENCE_STAYS_REACHABLE:
+        return run.ending is Ending.CUT
+    return run.ending is Ending.VIOLATION and name in run.broken
+
+
+async def _back(system: System, kernel: Kernel, runs: int, dropped: frozenset[str]) -> int:
+    """Back a HOLDS by live runs of the seeds 0 to `runs`, against automata and batch kernel."""
+    for part in stress(kernel, range(runs), longest=LONGEST_BACKING_RUN):
+        for batch in part:
+            run = await live_again(system, batch, kernel, dropped)
+            if run.ending in (Ending.VIOLATION, Ending.STUCK):
+                msg = f"seed {run_text(batch)} ends badly although every interleaving holds"
+                raise InternalError(msg)
+            await breathe()
+    return runs
+
+
+async def live_again(
+    system: System, batch: SeededRun, kernel: Kernel, dropped: frozenset[str] = frozenset()
+) -> Run:
+    """Run the seed of a batch run live, and hold both against each other.
+
+    Raises:
+        InternalError: they differ.
+    """
+    longest = max(len(batch.choices), 1) if batch.ending is Ending.CUT else LONGEST_BACKING_RUN**2
+    run = await random_run(
+        system, batch.seed, automata=kernel.automata, longest=longest, dropped=dropped
+    )
+    names = tuple(system.contexts[c].name for c in batch.choices)
+    if (run.ending, run.violated, run.choices) != (batch.ending, batch.violated, names):
+        msg = (
+            f"seed {run_text(batch)} on the batch kernel, but {run.ending.value} {run.violated} "
+            f"after {len(run.actions)} actions on live vCPUs"
+        )
+        raise InternalError(msg)
+    return run
+
+
+def run_text(run: SeededRun) -> str:
+    """Return a seeded run in words, for an error."""
+    return f"{run.seed}: {run.ending.value} {run.violated} after {len(run.choices)} actions"

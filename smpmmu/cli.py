@@ -1,0 +1,348 @@
+"""The command line, and the only printer.
+
+It must not decide anything about runs or verdicts; it asks, prints, and chooses the exit status.
+Heavy modules are imported by the command that needs them, so that `list` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+import smpmmu
+from smpmmu.engine.errors import (
+    InternalError,
+    ModelError,
+    ScheduleError,
+    SmpmmuError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from smpmmu.engine.verdict import Exploration
+    from smpmmu.report.rows import Row
+    from smpmmu.report.text import Page
+    from smpmmu.work import Job, Watch
+
+STATUSES = """\b
+Exit status:
+  0    holds, as expected, or the replay is confirmed
+  1    violated, or not as expected (beats 3)
+  2    wrong usage: an unknown name, a bad option
+  3    undecided: a budget ended the search
+  4    the model or a file is wrong, or a HOLDS is vacuous
+  70   internal: the live and the batch engine disagree
+  130  interrupted
+"""
+
+PIPED_WIDTH = 120
+"""Columns of output that does not go to a terminal."""
+
+
+@click.group(epilog=STATUSES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(smpmmu.__version__, prog_name="smpmmu")
+def cli() -> None:
+    """Find SMP races in page-table, TLB and shadow-paging code, or show that there are none."""
+
+
+@cli.command(epilog=STATUSES)
+@click.argument("targets", nargs=-1, metavar="[NAME[/VARIANT] | FILE.py[:NAME] | all]...")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Write the schedule of every violation into DIR.")  # fmt: skip
+@click.option("--all", "every", is_flag=True, help="Do not stop at the first violation.")
+@click.option("--expected", is_flag=True, help="Judge by the variants' expectations.")
+@click.option("--engine", type=click.Choice(["batch", "live"]), default="batch",
+              help="What explores: the batch kernel, or the trio vCPUs themselves (slow).")  # fmt: skip
+@click.option("--live-runs", type=click.IntRange(0), default=20, show_default=True,
+              help="Random live runs that must agree with a HOLDS.")  # fmt: skip
+@click.option("--max-states", type=click.IntRange(1), metavar="N", help="Stop after N states.")
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), metavar="S",
+              help="Stop a variant after S seconds.")  # fmt: skip
+@click.option("--max-memory", metavar="BYTES", callback=lambda _c, _p, v: _bytes(v),
+              help="Stop when the search's arrays reach this (as 500M, 2G).")  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True,
+              help="Variants explored at once, in processes of their own.")  # fmt: skip
+def explore(
+    targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
+    engine: str, live_runs: int, max_states: int | None, max_seconds: float | None,
+    max_memory: int | None, jobs: int,
+) -> NoReturn:  # fmt: skip
+    """Explore every interleaving of scenarios; without names, the catalogue's main table.
+
+    Without names, and with `all`, the exit status compares with what is expected; with names it
+    tells the verdicts (or what is expected, with --expected).
+    """
+    from smpmmu.engine.verdict import Budget  # noqa: PLC0415
+    from smpmmu.targets import catalogue, find  # noqa: PLC0415
+    from smpmmu.work import Job, save as save_row  # noqa: PLC0415
+
+    overview = not targets or targets == ("all",)
+    if "all" in targets and not overview:
+        msg = "'all' stands alone"
+        raise UsageError(msg)
+    chosen = catalogue() if overview else [t for text in targets for t in find(text)]
+    budget = Budget(max_states, max_seconds, max_memory)
+    work = [Job(t.name, budget, every, engine, live_runs) for t in chosen]
+    rows: list[Row] = []
+
+    def finished(row: Row) -> None:
+        rows.append(save_row(row, save) if save is not None else row)
+        if form == "text" and not overview:
+            _print_page(lambda page: _report().answer(rows[-1], page))
+
+    _do(work, jobs, finished, rows)
+    if form == "json":
+        from smpmmu.report.rows import SCHEMA  # noqa: PLC0415
+
+        data = {"schema": SCHEMA, "results": [row.json() for row in rows]}
+        click.echo(json.dumps(data, indent=2))
+    elif overview:
+        _print_page(lambda page: _overview(rows, page))
+    sys.exit(_status(rows, expected=expected or overview))
+
+
+def _overview(rows: Sequence[Row], page: Page) -> None:
+    report = _report()
+    report.overview(rows, page)
+    for row in rows:
+        if row.vacuous:
+            page.line(f"{row.name}: never reached: {'; '.join(row.vacuous)}")
+    report.conclusion(rows, page)
+
+
+def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: list[Row]) -> None:
+    """Do all jobs, telling `finished` of each row in order; say what was covered if stopped."""
+    from smpmmu.engine.live import in_trio  # noqa: PLC0415
+    from smpmmu.work import do_all, spread  # noqa: PLC0415
+
+    progress = _Progress()
+
+    async def one_by_one() -> None:
+        async for row in do_all(jobs, progress.watch):
+            progress.pause()
+            finished(row)
+
+    try:
+        with progress:
+            if processes > 1 and len(jobs) > 1:
+                for row in spread(jobs, min(processes, len(jobs))):
+                    finished(row)
+            else:
+                in_trio(one_by_one)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {len(rows)} of {len(jobs)} variants were answered", err=True)
+        if progress.last is not None:
+            name, so_far = progress.last
+            click.echo(
+                f"{name}: {so_far.states:,} states, {so_far.transitions:,} transitions up to "
+                f"depth {so_far.depth} without a verdict",
+                err=True,
+            )
+        sys.exit(130)
+
+
+def _status(rows: Sequence[Row], *, expected: bool) -> int:
+    if any(row.surprising if expected else row.broken for row in rows):
+        return 1
+    if any(row.verdict == "UNDECIDED" for row in rows):
+        return 3
+    if any(row.vacuous for row in rows):
+        return 4
+    return 0
+
+
+@cli.command("list")
+def list_() -> None:
+    """List the catalogue: scenarios, their variants, and what is expected of each."""
+    from smpmmu.scenarios import NAMES, scenario  # noqa: PLC0415
+
+    for name in NAMES:
+        each = scenario(name)
+        click.echo(f"{each.name}\n    {each.summary}")
+        width = max(len(v.name) for v in each.variants)
+        for variant in each.variants:
+            wanted = variant.expected
+            text = f"{wanted.verdict.value} {wanted.name}".strip() if wanted else ""
+            click.echo(f"  {variant.name:{width}}  {text}".rstrip())
+
+
+@cli.command(epilog=STATUSES)
+@click.argument("what", metavar="FILE | NAME/VARIANT")
+@click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N",
+              help="Run this seed instead of a schedule.")  # fmt: skip
+@click.option("--fill", is_flag=True, help="Write what each choice did into the schedule file.")
+def replay(what: str, seed: int | None, *, fill: bool) -> NoReturn:
+    """Run a recorded schedule, or a seed, on live vCPUs and tell the story."""
+    from smpmmu.replaying import replay_file, replay_seed  # noqa: PLC0415
+
+    if seed is not None:
+        if fill:
+            msg = "--fill is for schedule files"
+            raise UsageError(msg)
+        told = replay_seed(what, seed)
+    else:
+        told = replay_file(Path(what), fill=fill)
+
+    def compose(page: Page) -> None:
+        _report().story(told.steps, told.columns, page)
+        page.line(told.conclusion)
+
+    _print_page(compose)
+    sys.exit(told.status)
+
+
+@cli.command(epilog=STATUSES)
+@click.argument("target", metavar="NAME/VARIANT")
+@click.option("--seeds", default="0:1000", show_default=True, metavar="A:B",
+              callback=lambda _c, _p, v: _seeds(v), help="Seeds A up to but not including B.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def stress(target: str, seeds: range, form: str) -> NoReturn:
+    """Run thousands of seeded random schedules at once; say which seed fails first."""
+    from smpmmu.replaying import stress_seeds  # noqa: PLC0415
+
+    try:
+        found = stress_seeds(target, seeds)
+    except KeyboardInterrupt:
+        click.echo("interrupted: no seed was judged", err=True)
+        sys.exit(130)
+    if form == "json":
+        click.echo(json.dumps(found.json(), indent=2))
+    else:
+        for line in found.lines():
+            click.echo(line)
+    sys.exit(1 if found.failing else 3 if found.cut else 0)
+
+
+def _seeds(text: str) -> range:
+    try:
+        first, last = (int(part) for part in text.split(":"))
+    except ValueError:
+        first, last = 0, 0
+    if not 0 <= first < last <= 1 << 64:
+        msg = f"expected A:B with 0 <= A < B, found {text!r}"
+        raise click.BadParameter(msg)
+    return range(first, last)
+
+
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    units = {"K": 10**3, "M": 10**6, "G": 10**9}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    if not number.isdigit() or not int(number):
+        msg = f"expected a number of bytes, or one with K, M or G behind it, found {text!r}"
+        raise click.BadParameter(msg)
+    return int(number) * unit
+
+
+def _report() -> Any:  # noqa: ANN401  a module, imported late because rich is slow to start
+    from smpmmu.report import text  # noqa: PLC0415
+
+    return text
+
+
+def _print_page(compose: Callable[[Page], None]) -> None:
+    """Compose a page for where standard output goes, and print it."""
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size((PIPED_WIDTH, 24)).columns if terminal else PIPED_WIDTH
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    page: Page = _report().Page(
+        max(width, 40),
+        colour=terminal and not os.environ.get("NO_COLOR"),
+        ascii_only=not encoding.startswith("utf"),
+    )
+    compose(page)
+    click.echo(page.text, nl=False)
+
+
+class _Progress:
+    """A line on standard error about work that takes over a second, on a terminal only."""
+
+    def __init__(self) -> None:
+        self.last: tuple[str, Exploration] | None = None
+        self._began = time.monotonic()
+        self._shown: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        """Get out of the way of what is printed next."""
+        if self._shown is not None:
+            self._shown.stop()
+            self._shown = None
+
+    @property
+    def watch(self) -> Watch:
+        """What to call with the coverage so far."""
+
+        def look(name: str, so_far: Exploration) -> None:
+            if self.last is None or self.last[0] != name:
+                self._began = time.monotonic()
+            self.last = (name, so_far)
+            seconds = time.monotonic() - self._began
+            if seconds > 1 and sys.stderr.isatty():
+                self._show(name, so_far, seconds)
+
+        return look
+
+    def _show(self, name: str, so_far: Exploration, seconds: float) -> None:
+        if self._shown is None:
+            from rich.console import Console  # noqa: PLC0415
+            from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+
+            console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
+            ascii_only = not (console.encoding or "").lower().startswith("utf")
+            spinner = SpinnerColumn("line" if ascii_only else "dots")
+            columns = (spinner, TextColumn("{task.description}", markup=False))
+            self._shown = Progress(*columns, console=console, transient=True)
+            self._task = self._shown.add_task("")
+            self._shown.start()
+        text = f"{name}: depth {so_far.depth}, {so_far.states:,} states, "
+        text += f"{so_far.states / seconds:,.0f} states/s"
+        self._shown.update(self._task, description=text)
+
+
+EXITS: tuple[tuple[type[SmpmmuError], int], ...] = (
+    (UsageError, 2),
+    (ModelError, 4),
+    (ScheduleError, 4),
+    (InternalError, 70),
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except SmpmmuError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(next(status for kind, status in EXITS if isinstance(error, kind)))
+    sys.exit(0)

@@ -1,0 +1,111 @@
+"""Schedule files: text, a choice a line, checked against the live run on replay.
+
+Reading one never runs code. It must not know scenarios beyond their names.
+
+    smpmmu schedule 1
+    scenario reliant_flusher/deferred_after_unlock
+    expect   VIOLATED no_write_after_promise
+
+    cpu0     lock ptl
+    cpu1     load 0x2[1] -> 0x0
+
+The first word of a step is the choice; what follows is what the step did. A person may write
+choices alone; they are then not compared, and `replay --fill` writes the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smpmmu.engine.errors import ScheduleError
+from smpmmu.engine.verdict import Verdict
+
+if TYPE_CHECKING:
+    from smpmmu.engine.run import Run
+
+VERSION = 1
+HEADER = f"smpmmu schedule {VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A choice, what its action is said to do ("" if unsaid), and where it stands in the file."""
+
+    choice: str
+    text: str = ""
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A schedule: which scenario, which property it breaks, and the choices."""
+
+    scenario: str
+    violated: str
+    lines: tuple[Line, ...]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The contexts chosen, in order."""
+        return tuple(line.choice for line in self.lines)
+
+    def write(self) -> str:
+        """Return the text of the file."""
+        width = max((len(line.choice) for line in self.lines), default=0)
+        steps = [f"{line.choice:{width}}  {line.text}".rstrip() for line in self.lines]
+        head = [
+            HEADER,
+            f"scenario {self.scenario}",
+            f"expect   {Verdict.VIOLATED.value} {self.violated}",
+            "",
+        ]
+        return "\n".join([*head, *steps]) + "\n"
+
+
+def recorded(scenario: str, run: Run, violated: str) -> Schedule:
+    """Return the schedule of a live run."""
+    lines = tuple(Line(action.context, action.text) for action in run.actions)
+    return Schedule(scenario, violated, lines)
+
+
+def read(text: str, name: str) -> Schedule:
+    """Parse the text of the file called `name`.
+
+    Raises:
+        ScheduleError: with the line, what was expected and what was found.
+    """
+    lines = text.split("\n")
+    if lines[0].strip() != HEADER:
+        found = lines[0].strip() or "an empty line"
+        msg = f"{name}:1: expected {HEADER!r}, found {found!r}"
+        raise ScheduleError(msg)
+    keys: dict[str, str] = {}
+    steps: list[Line] = []
+    body = False
+    for number, raw in enumerate(lines[1:], 2):
+        line = raw.split("#", 1)[0].rstrip() if raw.lstrip().startswith("#") else raw.rstrip()
+        if not line:
+            body = body or len(keys) == 2
+            continue
+        word, _, rest = line.strip().partition(" ")
+        if body:
+            steps.append(Line(word, rest.strip(), number))
+            continue
+        if word not in ("scenario", "expect") or word in keys:
+            wanted = " or ".join(k for k in ("scenario", "expect") if k not in keys)
+            msg = f"{name}:{number}: expected {wanted or 'an empty line'}, found {word!r}"
+            raise ScheduleError(msg)
+        keys[word] = rest.strip()
+    for key in ("scenario", "expect"):
+        if not keys.get(key):
+            msg = f"{name}: no line says '{key}'; the file is truncated"
+            raise ScheduleError(msg)
+    verdict, _, violated = keys["expect"].partition(" ")
+    if verdict != Verdict.VIOLATED.value or not violated.strip():
+        msg = f"{name}: expected 'expect VIOLATED property', found 'expect {keys['expect']}'"
+        raise ScheduleError(msg)
+    if not steps:
+        msg = f"{name}: there is no step in it; the file is truncated"
+        raise ScheduleError(msg)
+    return Schedule(keys["scenario"], violated.strip(), tuple(steps))

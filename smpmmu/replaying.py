@@ -1,0 +1,213 @@
+"""Replaying schedules and seeds, and stressing: what the commands of those names do.
+
+It must not print.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smpmmu.checking import confirms, live_again
+from smpmmu.engine.batch import Kernel
+from smpmmu.engine.errors import ScheduleError, UsageError
+from smpmmu.engine.live import Stray, in_trio, random_run, replay
+from smpmmu.engine.run import Action, Ending, Run
+from smpmmu.engine.schedule import Schedule, read, recorded
+from smpmmu.engine.stress import SeededRun, stress
+from smpmmu.report.rows import Step
+from smpmmu.targets import one
+from smpmmu.work import scheduled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from smpmmu.engine.system import System
+    from smpmmu.engine.vcpus import Machine
+    from smpmmu.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A live run to be shown: its steps, the columns, what it means, and the exit status."""
+
+    steps: tuple[Step, ...]
+    columns: tuple[tuple[str, str], ...]
+    conclusion: str
+    status: int
+
+
+def replay_file(path: Path, *, fill: bool = False) -> Told:
+    """Run a schedule file live and compare every line of it.
+
+    Raises:
+        ScheduleError: the file is truncated, edited, outdated, or does not show its violation.
+        UsageError: there is no such file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        msg = f"cannot read the schedule {path}: {reason}"
+        raise UsageError(msg) if isinstance(error, OSError) else ScheduleError(msg) from error
+    schedule = read(text, str(path))
+    try:
+        target = scheduled(schedule.scenario, path)
+    except UsageError as error:
+        msg = f"{path}: {error}"
+        raise ScheduleError(msg) from error
+    system = target.system()
+    run = _run_schedule(schedule, target, system, path)
+    if not confirms(run, schedule.violated):
+        found = run.violated or run.ending.value
+        again = _record_again(target)
+        msg = (
+            f"{path}: expected the run to violate {schedule.violated}, found {found} after "
+            f"{len(run.actions)} choices\n{again}"
+        )
+        raise ScheduleError(msg)
+    conclusion = f"confirmed: {schedule.violated} is violated after {len(run.actions)} choices"
+    if fill:
+        whole = recorded(schedule.scenario, run, schedule.violated).write()
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text(whole, encoding="utf-8")
+        temporary.replace(path)
+        conclusion += f"; {path} was written in full"
+    return Told(_steps(run), _columns(system), conclusion, 0)
+
+
+def _run_schedule(schedule: Schedule, target: Target, system: System, path: Path) -> Run:
+    def compare(number: int, _: Machine, action: Action) -> None:
+        line = schedule.lines[number]
+        if line.text and line.text != action.text:
+            found = f"{line.choice} {action.text!r}"
+            raise _differs(path, line.number, f"{line.choice} {line.text!r}", found, (), target)
+
+    try:
+        return in_trio(_replay, system, schedule.choices, compare)
+    except Stray as stray:
+        line = schedule.lines[stray.number]
+        found = "that it cannot move" if stray.known else "no such context"
+        wanted = f"{line.choice} {line.text!r}" if line.text else line.choice
+        raise _differs(path, line.number, wanted, found, stray.possible, target) from None
+
+
+async def _replay(system: System, choices: tuple[str, ...], compare: Any) -> Run:  # noqa: ANN401
+    return await replay(system, choices, check=compare)
+
+
+def _differs(
+    path: Path, line: int, wanted: str, found: str, possible: tuple[tuple[str, str], ...],
+    target: Target
+) -> ScheduleError:  # fmt: skip
+    enabled = ", ".join(f"{name} {label!r}" for name, label in possible)
+    here = f"\n  enabled here: {enabled}" if enabled else ""
+    return ScheduleError(
+        f"{path}:{line}: expected {wanted}, found {found}{here}\n{_record_again(target)}"
+    )
+
+
+def _record_again(target: Target) -> str:
+    return (
+        "  the file was edited, or the modelled code changed after it was written; record it "
+        f"again with\n  python -m smpmmu explore {target.name} --save DIR"
+    )
+
+
+def replay_seed(name: str, seed: int) -> Told:
+    """Run one seed of a variant live."""
+    target = one(name)
+    system = target.system()
+
+    async def run_it() -> Run:
+        return await random_run(system, seed)
+
+    run = in_trio(run_it)
+    conclusions = {
+        Ending.VIOLATION: (f"VIOLATED {run.violated}", 1),
+        Ending.QUIESCENT: ("came to rest; nothing was violated", 0),
+        Ending.STUCK: ("VIOLATED no_deadlock", 1),
+        Ending.CUT: ("cut off; undecided", 3),
+    }
+    text, status = conclusions[run.ending]
+    conclusion = f"seed {seed}: {text} after {len(run.actions)} choices"
+    return Told(_steps(run), _columns(system), conclusion, status)
+
+
+def _steps(run: Run) -> tuple[Step, ...]:
+    return tuple(Step(action.context, action.text) for action in run.actions)
+
+
+def _columns(system: System) -> tuple[tuple[str, str], ...]:
+    return tuple((c.name, c.cpu) for c in system.contexts)
+
+
+@dataclass(frozen=True, slots=True)
+class Stressed:
+    """What the seeds did.
+
+    Attributes:
+        name: the variant.
+        seeds: how many were run.
+        failing: property (or `no_deadlock`) and number of seeds that violate it.
+        first: the first failing seed, None if none.
+        first_run: that seed's run.
+        cut: seeds whose run was cut off.
+    """
+
+    name: str
+    seeds: range
+    failing: Counter[str]
+    first: int | None
+    first_run: SeededRun | None
+    cut: int
+
+    def lines(self) -> list[str]:
+        """Return the findings as text."""
+        total = len(self.seeds)
+        head = f"{self.name}: seeds {self.seeds.start}:{self.seeds.stop}, "
+        if not self.failing:
+            text = f"none of {total:,} fails" + (f", {self.cut:,} cut off" if self.cut else "")
+            return [head + text, "random runs prove nothing; `explore` looks at all of them"]
+        failed = sum(self.failing.values())
+        lines = [head + f"{failed:,} of {total:,} fail ({failed / total:.3%})"]
+        lines += [f"  {count:,} violate {name}" for name, count in sorted(self.failing.items())]
+        assert self.first_run is not None
+        lines.append(f"first failing seed: {self.first}, after {len(self.first_run.choices)} "
+                     "choices, run live")  # fmt: skip
+        lines.append(f"  python -m smpmmu replay {self.name} --seed {self.first}")
+        return lines
+
+    def json(self) -> dict[str, Any]:
+        """Return the findings as JSON."""
+        return {
+            "schema": 1,
+            "name": self.name,
+            "seeds": [self.seeds.start, self.seeds.stop],
+            "failing": sum(self.failing.values()),
+            "violated": dict(sorted(self.failing.items())),
+            "first_failing_seed": self.first,
+            "choices": len(self.first_run.choices) if self.first_run else None,
+            "cut": self.cut,
+        }
+
+
+def stress_seeds(name: str, seeds: range) -> Stressed:
+    """Run seeds on the batch kernel, and the first failing one live, which must agree."""
+    target = one(name)
+    system = target.system()
+    kernel = Kernel(system)
+    failing: Counter[str] = Counter()
+    first: SeededRun | None = None
+    cut = 0
+    for run in itertools.chain.from_iterable(stress(kernel, seeds)):
+        if run.ending is Ending.CUT:
+            cut += 1
+        if run.ending in (Ending.VIOLATION, Ending.STUCK):
+            failing[run.violated or "no_deadlock"] += 1
+            first = first or run
+    if first is not None:
+        in_trio(live_again, system, first, kernel)
+    return Stressed(target.name, seeds, failing, first.seed if first else None, first, cut)

@@ -1,0 +1,200 @@
+"""Answers as text: a line a variant, and for a violation the story in columns.
+
+The same question gives the same bytes: no times, no ids. It must not print; `cli.py` does.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from smpmmu.report.rows import Broken, Row, Step
+
+STYLES = {"HOLDS": "green", "VIOLATED": "bold red", "UNDECIDED": "yellow"}
+NARROWEST_COLUMN = 26
+"""Characters of a column of the story, below which it is told in one column."""
+
+
+class Page:
+    """Text being composed for a width, in colour or not, in Unicode or ASCII."""
+
+    def __init__(self, width: int, *, colour: bool = False, ascii_only: bool = False) -> None:
+        """Begin empty."""
+        self._file = io.StringIO()
+        self.ascii_only = ascii_only
+        self.width = width
+        self._console = Console(
+            file=self._file,
+            width=width,
+            force_terminal=colour,
+            no_color=not colour,
+            color_system="standard" if colour else None,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            legacy_windows=False,
+        )
+
+    @property
+    def text(self) -> str:
+        """What was composed, without blanks at the ends of lines."""
+        lines = self._file.getvalue().split("\n")
+        return "\n".join(line.rstrip() for line in lines)
+
+    def line(self, *parts: str | tuple[str, str], indent: int = 0) -> None:
+        """Add a paragraph of plain or (text, style) parts."""
+        text = Text.assemble(" " * indent, *parts, overflow="fold")
+        self._console.print(text, soft_wrap=False)
+
+    def table(self, table: Table) -> None:
+        """Add a table."""
+        self._console.print(table)
+
+    def box(self) -> box.Box:
+        """Return the frame for tables."""
+        return box.ASCII if self.ascii_only else box.SIMPLE_HEAD
+
+
+def overview(rows: Sequence[Row], page: Page) -> None:
+    """Add a table of variants: verdict, property, counts, and whether it was expected."""
+    table = Table(box=page.box(), pad_edge=False, header_style="")
+    table.add_column("scenario/variant", overflow="fold", min_width=_longest(rows, page))
+    table.add_column("verdict")
+    table.add_column("what breaks", overflow="fold")
+    for name in ("states", "transitions", "depth"):
+        table.add_column(name, justify="right")
+    table.add_column("live", overflow="fold")
+    for row in rows:
+        backing = f"{row.live_runs} runs" if row.live_runs else ""
+        if row.broken:
+            first = row.broken[0]
+            backing = f"in {first.choices} choices"
+        table.add_row(
+            row.name,
+            Text(row.verdict, STYLES[row.verdict]),
+            row.violated or row.reason,
+            f"{row.states:,}",
+            f"{row.transitions:,}",
+            str(row.depth),
+            backing,
+        )
+    page.table(table)
+
+
+def _longest(rows: Sequence[Row], page: Page) -> int:
+    return min(max((len(row.name) for row in rows), default=0), page.width // 3)
+
+
+def conclusion(rows: Sequence[Row], page: Page) -> None:
+    """Add how the answers compare with what was expected."""
+    judged = [row for row in rows if row.expected]
+    odd = [row for row in judged if row.surprising]
+    for row in odd:
+        wanted = f"{row.expected} {row.expected_property}".strip()
+        found = f"{row.verdict} {row.violated}".strip()
+        page.line((f"{row.name}: expected {wanted}, found {found}", "bold red"))
+        page.line(f"the expectation is from: {row.source}", indent=2)
+    undecided = sum(row.verdict == "UNDECIDED" for row in judged)
+    plain = len(judged) - len(odd) - undecided
+    page.line(
+        f"{plain} of {len(judged)} as expected"
+        + (f", {undecided} undecided" if undecided else "")
+        + "."
+    )
+
+
+def answer(row: Row, page: Page) -> None:
+    """Add everything about one variant: verdict, stories, counts, what to type next."""
+    page.line(
+        f"{row.name}  ", (row.verdict, STYLES[row.verdict]), f"  {row.violated or row.reason}"
+    )
+    for broken in row.broken:
+        _violation(row, broken, page)
+    page.line(counts(row), indent=2)
+    if row.verdict == "HOLDS":
+        backing = (
+            f"backed by {row.live_runs} random runs on live vCPUs that agree step by step"
+            if row.engine == "batch"
+            else "explored on the live vCPUs themselves"
+        )
+        page.line(backing, indent=2)
+        how = (
+            "states compared whole"
+            if row.exact
+            else f"probability that a state was missed by a collision: below "
+            f"{row.collision_bound:.1e}"
+        )
+        page.line(how, indent=2)
+    seen = [name for name, reached in row.reached if reached]
+    if seen and row.verdict == "HOLDS":
+        page.line(f"reached: {'; '.join(seen)}", indent=2)
+    for name in row.vacuous:
+        page.line((f"never reached: {name} - this HOLDS says less than it seems", "yellow"),
+                  indent=2)  # fmt: skip
+    if row.verdict == "UNDECIDED":
+        page.line(f"not everything was looked at: {row.reason} ended it", indent=2)
+        levels = " ".join(str(n) for n in row.levels[-8:])
+        page.line(f"states at the last depths: {levels}", indent=2)
+    if row.expected:
+        wanted = f"{row.expected} {row.expected_property}".strip()
+        agree = "not as expected" if row.surprising else "as expected"
+        page.line(f"{agree}: {wanted}, from: {row.source}", indent=2)
+    for broken in row.broken:
+        target = broken.file or f"{row.name} (save its schedule with --save DIR)"
+        page.line(f"replay: python -m smpmmu replay {target}", indent=2)
+    page.line("")
+
+
+def counts(row: Row) -> str:
+    """Return what was covered, in words."""
+    return f"{row.states:,} states, {row.transitions:,} transitions, depth {row.depth}"
+
+
+def _violation(row: Row, broken: Broken, page: Page) -> None:
+    kind = "shortest schedule" if broken.shortest else "a schedule (not necessarily the shortest)"
+    least = " (the fewest)" if broken.fewest_switches else ""
+    page.line(
+        ("VIOLATED", STYLES["VIOLATED"]),
+        f" {broken.name}: {kind}, {broken.choices} choices, "
+        f"{broken.switches} context switches{least}",
+    )
+    story(broken.story, row.columns, page)
+    values = ", ".join(f"{name} = {text}" for name, text in broken.values if text != "0")
+    page.line(f"in the end: {values}", indent=2)
+
+
+def story(steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page) -> None:
+    """Add a run as a table, a column per vCPU; interrupts and hardware are marked in theirs."""
+    cpus = list(dict.fromkeys(cpu for _, cpu in columns))
+    home = dict(columns)
+    last = len(steps)
+    if page.width < 8 + NARROWEST_COLUMN * len(cpus):
+        table = Table(box=page.box(), pad_edge=False, header_style="")
+        table.add_column("", justify="right")
+        table.add_column("who", overflow="fold")
+        table.add_column("what", overflow="fold", ratio=1)
+        for number, step in enumerate(steps, 1):
+            table.add_row(_mark(number, last), step.context, step.text)
+        page.table(table)
+        return
+    table = Table(box=page.box(), pad_edge=False, header_style="", expand=False)
+    table.add_column("", justify="right")
+    for cpu in cpus:
+        table.add_column(cpu, overflow="fold", max_width=(page.width - 8) // len(cpus) - 3)
+    for number, step in enumerate(steps, 1):
+        cpu = home.get(step.context, step.context)
+        inner = step.context.removeprefix(cpu + ".").removeprefix("irq.")
+        text = step.text if inner == cpu else f"{inner}: {step.text}"
+        table.add_row(_mark(number, last), *(text if cpu == c else "" for c in cpus))
+    page.table(table)
+
+
+def _mark(number: int, last: int) -> str:
+    return f">{number}" if number == last else str(number)

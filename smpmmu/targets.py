@@ -1,0 +1,164 @@
+"""From what a user types to scenarios: names of the catalogue, or files of their own.
+
+It must not know what is done with them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smpmmu.engine.errors import ModelError, SmpmmuError, UsageError
+from smpmmu.scenario import Scenario, Variant
+from smpmmu.scenarios import NAMES, scenario
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from smpmmu.engine.system import System
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A variant of a scenario, and where the scenario comes from ("" for the catalogue)."""
+
+    scenario: Scenario
+    variant: Variant
+    file: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the user would type to mean it."""
+        name = f"{self.scenario.name}/{self.variant.name}"
+        return f"{self.file}:{name}" if self.file else name
+
+    def system(self) -> System:
+        """Build the system.
+
+        Raises:
+            ModelError: the scenario's function raised, or its programs break a rule.
+        """
+        try:
+            return self.scenario.system(self.variant)
+        except SmpmmuError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+        except Exception as error:
+            raise _users_error(self.file or self.name, error) from error
+
+
+def catalogue() -> list[Target]:
+    """Return every variant of the catalogue, in order."""
+    return [target for name in NAMES for target in find(name)]
+
+
+def find(text: str) -> list[Target]:
+    """Return what `NAME[/VARIANT]` or `FILE.py[:NAME[/VARIANT]]` means.
+
+    Raises:
+        UsageError: there is no such thing; with the nearest that there is.
+        ModelError: the user's file raises.
+    """
+    file, name = _split(text)
+    known = _from_file(file) if file else {n: None for n in NAMES}
+    wanted, _, variant = name.partition("/")
+    if wanted and wanted not in known:
+        raise _unknown("scenario", wanted, list(known), file)
+    chosen = [wanted] if wanted else list(known)
+    targets = []
+    for each in chosen:
+        found = known[each] or scenario(each)
+        variants = found.variants
+        if variant:
+            names = [v.name for v in variants]
+            if variant not in names:
+                raise _unknown(f"variant of {each}", variant, names, file)
+            variants = (found.variant(variant),)
+        targets += [Target(found, v, file) for v in variants]
+    return targets
+
+
+def one(text: str) -> Target:
+    """Return the one variant that `text` means.
+
+    Raises:
+        UsageError: it means several, or none.
+    """
+    targets = find(text)
+    if len(targets) != 1:
+        choices = ", ".join(t.name for t in targets)
+        msg = f"{text} has several variants; name one: {choices}"
+        raise UsageError(msg)
+    return targets[0]
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return (file, name) of what the user typed; the file is "" for the catalogue."""
+    if text.endswith(".py"):
+        return text, ""
+    head, separator, tail = text.rpartition(".py:")
+    return (f"{head}.py", tail) if separator else ("", text)
+
+
+def _unknown(kind: str, name: str, known: list[str], file: str) -> UsageError:
+    near = difflib.get_close_matches(name, known, 1, 0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+    where = f" in {file}" if file else ""
+    return UsageError(f"no {kind} is called {name!r}{where}; {hint}")
+
+
+def _from_file(file: str) -> dict[str, Scenario | None]:
+    """Run a user's file and return the scenarios it defines."""
+    module = _load(Path(file))
+    found: dict[str, Scenario | None] = {
+        value.name: value for value in vars(module).values() if isinstance(value, Scenario)
+    }
+    if not found:
+        msg = f"{file} defines no scenario: decorate a function with @scenario()"
+        raise ModelError(msg)
+    return found
+
+
+_LOADED: dict[Path, ModuleType] = {}
+
+
+def _load(path: Path) -> ModuleType:
+    resolved = path.resolve()
+    if resolved in _LOADED:
+        return _LOADED[resolved]
+    if not path.is_file():
+        msg = f"there is no file {path}"
+        raise UsageError(msg)
+    name = f"smpmmu_user_{len(_LOADED)}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if spec is None or spec.loader is None:
+        msg = f"{path} cannot be loaded as Python"
+        raise UsageError(msg)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except ModelError as error:
+        del sys.modules[name]
+        raise _users_error(str(path), error) from error
+    except Exception as error:
+        del sys.modules[name]
+        raise _users_error(str(path), error) from error
+    _LOADED[resolved] = module
+    return module
+
+
+def _users_error(file: str, error: Exception) -> ModelError:
+    """Return an error that shows the user's own line, and nothing of ours."""
+    if isinstance(error, SyntaxError):
+        return ModelError(f"{file}:{error.lineno}: {error.msg}\n  {(error.text or '').strip()}")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if Path(f.filename).name == Path(file).name] or frames[-1:]
+    where = f"{file}:{own[-1].lineno}: " if own else f"{file}: "
+    line = f"\n  {own[-1].line}" if own and own[-1].line else ""
+    kind = "" if isinstance(error, SmpmmuError) else f"{type(error).__name__}: "
+    return ModelError(f"{where}{kind}{error}{line}")

@@ -1,0 +1,122 @@
+"""Work on many variants: one after the other in this process, or side by side in others.
+
+It must not print. A job is plain data, so that a spawned process can be given it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smpmmu.checking import LIVE_RUNS, check
+from smpmmu.engine.live import in_trio
+from smpmmu.engine.verdict import Budget
+from smpmmu.report.rows import Row, row
+from smpmmu.targets import Target, one
+
+if TYPE_CHECKING:
+    from smpmmu.engine.verdict import Exploration
+
+Watch = Callable[[str, "Exploration"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One variant to explore, and how."""
+
+    target: str
+    budget: Budget
+    every: bool = False
+    engine: str = "batch"
+    live_runs: int = LIVE_RUNS
+
+
+async def do(job: Job, watch: Watch | None = None) -> Row:
+    """Explore one variant."""
+    target = one(job.target)
+    system = target.system()
+
+    def look(so_far: Exploration) -> None:
+        if watch is not None:
+            watch(job.target, so_far)
+
+    answered = await check(
+        system,
+        job.budget,
+        every=job.every,
+        engine=job.engine,
+        live_runs=job.live_runs,
+        watch=look,
+    )
+    columns = tuple((c.name, c.cpu) for c in system.contexts)
+    scenario, variant = target.scenario, target.variant
+    return row(target.name, scenario.name, variant.name, variant.expected, answered, columns)
+
+
+async def do_all(jobs: list[Job], watch: Watch | None = None) -> AsyncIterator[Row]:
+    """Explore variants one after the other."""
+    for job in jobs:
+        yield await do(job, watch)
+
+
+def spread(jobs: list[Job], processes: int) -> Iterator[Row]:
+    """Explore variants in several processes, yielding in the order of `jobs`."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        try:
+            yield from pool.map(alone, jobs)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(getattr(pool, "_processes", {}).values()):
+                process.terminate()
+            raise
+
+
+def alone(job: Job) -> Row:
+    """Explore one variant in a process of its own."""
+    return in_trio(do, job)
+
+
+def save(found: Row, folder: Path) -> Row:
+    """Write the schedules of a row, whole or not at all, and return the row with their names."""
+    broken = []
+    for number, each in enumerate(found.broken):
+        tail = "" if number == 0 else f".{each.name}"
+        path = folder / f"{found.scenario}.{found.variant}{tail}.schedule"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text(_relative(each.schedule, found.name, folder), encoding="utf-8")
+        temporary.replace(path)
+        broken.append(replace(each, file=str(path)))
+    return replace(found, broken=tuple(broken))
+
+
+def _relative(schedule: str, name: str, folder: Path) -> str:
+    """Name a user's file relative to where the schedule lies."""
+    file, separator, rest = name.rpartition(".py:")
+    if not separator:
+        return schedule
+    path = Path(file + ".py").resolve()
+    relative = Path(os.path.relpath(path, folder.resolve())).as_posix()
+    return schedule.replace(f"scenario {name}\n", f"scenario {relative}:{rest}\n", 1)
+
+
+def scheduled(name: str, schedule_file: Path) -> Target:
+    """Return the variant that a schedule is about; users' files are relative to the schedule."""
+    file, separator, rest = name.rpartition(".py:")
+    if separator:
+        name = f"{_near(schedule_file.parent / (file + '.py'))}:{rest}"
+    return one(name)
+
+
+def _near(path: Path) -> str:
+    resolved = path.resolve()
+    try:
+        return str(resolved.relative_to(Path.cwd()))
+    except ValueError:
+        return str(resolved)
