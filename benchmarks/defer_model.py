@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smpmmu.engine.program import Context, Role
 from smpmmu.engine.expressions import implies, value
 from smpmmu.engine.local import Call, call
+from smpmmu.engine.program import Context, Role
 from smpmmu.engine.routines import AGAIN, Again, bug_on, indivisible, retry
 from smpmmu.engine.steps import (
     Step,
@@ -216,9 +216,7 @@ def defer(cpus: int, pages: int, iterations: int, variant: str = "locked") -> Sy
     clean = tuple(
         at_quiescence(
             f"no_lost_write_to_page_{page}",
-            implies(
-                value(m.content(page)) != value(m.disk(page)), value(m.primary(page)) & D != 0
-            ),  # fmt: skip
+            implies(value(m.content(page)) != value(m.disk(page)), value(m.primary(page)) & D != 0),
         )
         for page in range(pages)
     )

@@ -107,7 +107,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  whatever the name stands for
     if name in ("Answered", "check", "explore"):
-        from smpmmu import checking as module  # noqa: PLC0415
+        from smpmmu import checking as module
 
         return getattr(module, name)
     msg = f"module {__name__!r} has no attribute {name!r}"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.answer import Answer
-from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.live import breathe, in_trio, random_run, replay
 from smpmmu.engine.live_search import search_live
@@ -23,6 +22,7 @@ from smpmmu.engine.verdict import Budget, Exploration, Verdict
 
 if TYPE_CHECKING:
     from smpmmu.engine.automaton import Automaton
+    from smpmmu.engine.batch import Kernel
     from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Counterexample
 

@@ -62,7 +62,7 @@ def cli() -> None:
 @click.option("--all", "every", is_flag=True, help="Do not stop at the first violation.")
 @click.option("--expected", is_flag=True, help="Judge by the variants' expectations.")
 @click.option("--engine", type=click.Choice(["batch", "live"]), default="batch",
-              help="What explores: the batch kernel, or the trio vCPUs themselves (slow).")  # fmt: skip
+              help="batch: the kernel; live: the trio vCPUs themselves.")  # fmt: skip
 @click.option("--live-runs", type=click.IntRange(0), default=20, show_default=True,
               help="Random live runs that must agree with a HOLDS.")  # fmt: skip
 @click.option("--max-states", type=click.IntRange(1), metavar="N", help="Stop after N states.")
@@ -82,9 +82,10 @@ def explore(
     Without names, and with `all`, the exit status compares with what is expected; with names it
     tells the verdicts (or what is expected, with --expected).
     """
-    from smpmmu.engine.verdict import Budget  # noqa: PLC0415
-    from smpmmu.targets import catalogue, find  # noqa: PLC0415
-    from smpmmu.work import Job, save as save_row  # noqa: PLC0415
+    from smpmmu.engine.verdict import Budget
+    from smpmmu.targets import catalogue, find
+    from smpmmu.work import Job
+    from smpmmu.work import save as save_row
 
     overview = not targets or targets == ("all",)
     if "all" in targets and not overview:
@@ -102,7 +103,7 @@ def explore(
 
     _do(work, jobs, finished, rows)
     if form == "json":
-        from smpmmu.report.rows import SCHEMA  # noqa: PLC0415
+        from smpmmu.report.rows import SCHEMA
 
         data = {"schema": SCHEMA, "results": [row.json() for row in rows]}
         click.echo(json.dumps(data, indent=2))
@@ -122,8 +123,8 @@ def _overview(rows: Sequence[Row], page: Page) -> None:
 
 def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: list[Row]) -> None:
     """Do all jobs, telling `finished` of each row in order; say what was covered if stopped."""
-    from smpmmu.engine.live import in_trio  # noqa: PLC0415
-    from smpmmu.work import do_all, spread  # noqa: PLC0415
+    from smpmmu.engine.live import in_trio
+    from smpmmu.work import do_all, spread
 
     progress = _Progress()
 
@@ -164,7 +165,7 @@ def _status(rows: Sequence[Row], *, expected: bool) -> int:
 @cli.command("list")
 def list_() -> None:
     """List the catalogue: scenarios, their variants, and what is expected of each."""
-    from smpmmu.scenarios import NAMES, scenario  # noqa: PLC0415
+    from smpmmu.scenarios import NAMES, scenario
 
     for name in NAMES:
         each = scenario(name)
@@ -183,7 +184,7 @@ def list_() -> None:
 @click.option("--fill", is_flag=True, help="Write what each choice did into the schedule file.")
 def replay(what: str, seed: int | None, *, fill: bool) -> NoReturn:
     """Run a recorded schedule, or a seed, on live vCPUs and tell the story."""
-    from smpmmu.replaying import replay_file, replay_seed  # noqa: PLC0415
+    from smpmmu.replaying import replay_file, replay_seed
 
     if seed is not None:
         if fill:
@@ -204,11 +205,11 @@ def replay(what: str, seed: int | None, *, fill: bool) -> NoReturn:
 @cli.command(epilog=STATUSES)
 @click.argument("target", metavar="NAME/VARIANT")
 @click.option("--seeds", default="0:1000", show_default=True, metavar="A:B",
-              callback=lambda _c, _p, v: _seeds(v), help="Seeds A up to but not including B.")  # fmt: skip
+              callback=lambda _c, _p, v: _seeds(v), help="Seeds A up to B - 1.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def stress(target: str, seeds: range, form: str) -> NoReturn:
     """Run thousands of seeded random schedules at once; say which seed fails first."""
-    from smpmmu.replaying import stress_seeds  # noqa: PLC0415
+    from smpmmu.replaying import stress_seeds
 
     try:
         found = stress_seeds(target, seeds)
@@ -246,7 +247,7 @@ def _bytes(text: str | None) -> int | None:
 
 
 def _report() -> Any:  # noqa: ANN401  a module, imported late because rich is slow to start
-    from smpmmu.report import text  # noqa: PLC0415
+    from smpmmu.report import text
 
     return text
 
@@ -302,8 +303,8 @@ class _Progress:
 
     def _show(self, name: str, so_far: Exploration, seconds: float) -> None:
         if self._shown is None:
-            from rich.console import Console  # noqa: PLC0415
-            from rich.progress import Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+            from rich.console import Console
+            from rich.progress import Progress, SpinnerColumn, TextColumn
 
             console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
             ascii_only = not (console.encoding or "").lower().startswith("utf")

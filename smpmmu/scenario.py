@@ -7,7 +7,6 @@ turn. This module must not know page tables: ours and users' scenarios are built
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ from smpmmu.engine.system import Property, System, always, at_quiescence, someti
 from smpmmu.engine.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from smpmmu.engine.expressions import Expr
     from smpmmu.engine.local import Call
     from smpmmu.engine.steps import Word

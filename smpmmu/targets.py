@@ -46,7 +46,8 @@ class Target:
         try:
             return self.scenario.system(self.variant)
         except SmpmmuError as error:
-            raise type(error)(f"{self.name}: {error}") from error
+            msg = f"{self.name}: {error}"
+            raise type(error)(msg) from error
         except Exception as error:
             raise _users_error(self.file or self.name, error) from error
 
@@ -64,10 +65,11 @@ def find(text: str) -> list[Target]:
         ModelError: the user's file raises.
     """
     file, name = _split(text)
-    known = _from_file(file) if file else {n: None for n in NAMES}
+    known = _from_file(file) if file else dict.fromkeys(NAMES)
     wanted, _, variant = name.partition("/")
     if wanted and wanted not in known:
-        raise _unknown("scenario", wanted, list(known), file)
+        msg = "scenario"
+        raise _unknown(msg, wanted, list(known), file)
     chosen = [wanted] if wanted else list(known)
     targets = []
     for each in chosen:
@@ -76,7 +78,8 @@ def find(text: str) -> list[Target]:
         if variant:
             names = [v.name for v in variants]
             if variant not in names:
-                raise _unknown(f"variant of {each}", variant, names, file)
+                msg = f"variant of {each}"
+                raise _unknown(msg, variant, names, file)
             variants = (found.variant(variant),)
         targets += [Target(found, v, file) for v in variants]
     return targets

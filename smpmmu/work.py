@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from smpmmu.checking import LIVE_RUNS, check
 from smpmmu.engine.live import in_trio
-from smpmmu.engine.verdict import Budget
 from smpmmu.report.rows import Row, row
 from smpmmu.targets import Target, one
 
 if TYPE_CHECKING:
-    from smpmmu.engine.verdict import Exploration
+    from smpmmu.engine.verdict import Budget, Exploration
 
 Watch = Callable[[str, "Exploration"], None]
 

@@ -1,0 +1,1 @@
+"""A general checker for async programs over words; it knows nothing of page tables."""

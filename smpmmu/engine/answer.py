@@ -5,8 +5,8 @@ It must not know about live runs; `engine/live.py` puts both together.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.batch import Kernel
@@ -16,6 +16,8 @@ from smpmmu.engine.shortest import fewest_switches
 from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from smpmmu.engine.explore import Found
     from smpmmu.engine.system import System
 
@@ -75,7 +77,7 @@ class Answer:
         if choices is None:
             choices = self.search.choices_to(int(found.ids[0]))
         names = tuple(self.system.contexts[c].name for c in choices)
-        switches = sum(a != b for a, b in zip(names, names[1:], strict=False))
+        switches = sum(a != b for a, b in itertools.pairwise(names))
         return Counterexample(found.name, names, switches, fewest)
 
     def _summary(

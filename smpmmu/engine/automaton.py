@@ -8,12 +8,14 @@ automata over many machines at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.local import Activation, Entry
 from smpmmu.engine.program import Context, Place, begin, settle
-from smpmmu.engine.steps import Step
+
+if TYPE_CHECKING:
+    from smpmmu.engine.steps import Step
 
 LONGEST_ACTION = 4_096
 """Steps of one indivisible action before it is taken to be endless."""

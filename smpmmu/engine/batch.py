@@ -7,7 +7,6 @@ of stress. It must not know about frontiers, seeds or verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,8 @@ from smpmmu.engine.program import Role
 from smpmmu.engine.steps import TAKEN, Step, Word, enabled, overflow, taken, updated
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from smpmmu.engine.layout import Lanes
@@ -41,7 +42,7 @@ class Block:
     fps: Column
 
     def __len__(self) -> int:
-        return self.fps.shape[0]
+        return int(self.fps.shape[0])
 
 
 @dataclass(slots=True)
@@ -114,7 +115,8 @@ class Kernel:
         field = self.layout.fields.get(word.name)
         if field is None:
             return word.initial
-        return block.lanes[field.lane] >> field.shift & field.mask
+        values: Column = block.lanes[field.lane] >> field.shift & field.mask
+        return values
 
     def rests(self, block: Block, context: int) -> Column | None:
         """Return the resting numbers of a context, (states,), or None while it has only one."""
@@ -122,6 +124,7 @@ class Kernel:
         return None if field is None else block.lanes[field.lane] >> field.shift & field.mask
 
     def lookup(self, block: Block, context: int, attribute: str) -> Mask:
+        """Return (states,) bool: an attribute of the position of `context` is true."""
         automaton = self.automata[context]
         table = np.array(
             [bool(getattr(automaton.positions[i], attribute)) for i in automaton.resting]
@@ -399,8 +402,10 @@ class Kernel:
         if tables is None:
             tables = self._tables[word.name] = _hash_tables(word)
         indices = values.view(np.int64)
+        result: Column
         if len(tables) == 1:
-            return tables[0][2].take(indices)
+            result = tables[0][2].take(indices)
+            return result
         result = np.zeros(values.shape, dtype=np.uint64)
         for shift, mask, table in tables:
             result ^= table.take(indices >> shift & mask)

@@ -9,27 +9,29 @@ must not know what the words stand for.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smpmmu.engine.program import Role
 from smpmmu.engine.batch import Block, Emission, Kernel
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.liveness import Stuck
+from smpmmu.engine.program import Role
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.visited import Fingerprints, first_of_each
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from smpmmu.engine.layout import Lanes
     from smpmmu.engine.steps import Column
+    from smpmmu.engine.verdict import Budget
 
-    Ids = NDArray[np.uint32] | NDArray[np.uint64]
+    Ids = NDArray[Any]  # (n,) uint32 while that is enough, else uint64
 
 ROWS = 1 << 16
 """Machines expanded at once: large enough to hide numpy's overhead, small enough for the cache."""
@@ -251,7 +253,7 @@ class Search:
     def _stand_still(self, block: Block, begin: int, depth: int, emissions: list[Emission]) -> None:
         """Find deadlocks, and note the states in which no progress is enabled."""
         if not self.kernel.system.terminates:
-            self._deadlocks(block, begin, depth, emissions)
+            self._deadlocks(block, emissions)
             return
         progress = np.zeros(len(block), dtype=np.bool_)
         for emission in emissions:
@@ -281,7 +283,7 @@ class Search:
                 np.concatenate([np.full(w.size, self._obligatory[e.context]) for e, w in moves]),
             )
 
-    def _deadlocks(self, block: Block, begin: int, depth: int, emissions: list[Emission]) -> None:
+    def _deadlocks(self, block: Block, emissions: list[Emission]) -> None:
         """Find states in which nothing obligatory moves, where a program has no end."""
         moved = np.zeros(len(block), dtype=np.bool_)
         for emission in emissions:

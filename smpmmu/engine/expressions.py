@@ -8,7 +8,6 @@ must not know how a machine is stored; whoever evaluates passes a reader.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +15,8 @@ from smpmmu.engine.errors import ModelError
 from smpmmu.engine.steps import ALL, Word
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from smpmmu.engine.steps import Column, Mask
 
 

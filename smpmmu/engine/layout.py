@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from numpy.typing import NDArray
 
-    Lanes = NDArray[np.uint64]
+    Lanes = NDArray[Any]  # (lanes, n) uint64, as `steps.Column`
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Field:
         return (1 << self.bits) - 1
 
 
-class Grown(Exception):  # noqa: N818  a signal to repack and try again, not an error
+class Grown(Exception):
     """The layout no longer fits; every matrix must be repacked before going on."""
 
 

@@ -7,7 +7,6 @@ takes place inside one `trio.run`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,11 +14,13 @@ import outcome
 import trio
 
 from smpmmu.engine.errors import ScheduleError, UsageError
-from smpmmu.engine.vcpus import Machine, Mirror
 from smpmmu.engine.numbers import pick, seed_stream
 from smpmmu.engine.run import Action, Ending, Run
+from smpmmu.engine.vcpus import Machine, Mirror
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
     from smpmmu.engine.automaton import Automaton
     from smpmmu.engine.system import System
 
@@ -225,4 +226,4 @@ def in_trio(function: Callable[..., Awaitable[T]], *args: object) -> T:
     else:
         msg = "this is a trio program already: await the async form of the function instead"
         raise UsageError(msg)
-    return trio.run(function, *args)  # type: ignore[arg-type]  # trio wants Coroutine
+    return trio.run(function, *args)

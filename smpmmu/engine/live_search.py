@@ -7,6 +7,7 @@ packing and fingerprints. It must not know the batch kernel.
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,8 +18,8 @@ from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE, QUIESCENCE_STAYS_REACH
 from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
 
 if TYPE_CHECKING:
-    from smpmmu.engine.vcpus import Machine
     from smpmmu.engine.system import System
+    from smpmmu.engine.vcpus import Machine
 
 
 @dataclass(slots=True)
@@ -169,7 +170,7 @@ def _exploration(seen: LiveSearch, reason: str) -> Exploration:
         Counterexample(
             name,
             choices,
-            sum(a != b for a, b in zip(choices, choices[1:], strict=False)),
+            sum(a != b for a, b in itertools.pairwise(choices)),
             fewest_switches=False,
         )
         for name, choices in ordered

@@ -108,4 +108,5 @@ def _within(values: Column, ordered: Column) -> Mask:
         return np.zeros(values.shape, dtype=np.bool_)
     at = np.searchsorted(ordered, values)
     at[at == ordered.size] = 0
-    return ordered[at] == values
+    within: Mask = ordered[at] == values
+    return within

@@ -8,9 +8,8 @@ not know about memory or other contexts.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import (
@@ -25,6 +24,9 @@ from smpmmu.engine.routines import (
     shape,
 )
 from smpmmu.engine.steps import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
 
 LONGEST_HISTORY = 20_000
 """Entries in one folded history before the model is taken to poll without `retry`."""
@@ -166,7 +168,8 @@ class Activation:
                     return
                 entry = replay.pop()
                 if not isinstance(entry, int):
-                    raise self._changed(f"step {event.label!r}", entry)
+                    msg = f"step {event.label!r}"
+                    raise self._changed(msg, entry)
                 if self._took(event, entry):
                     return
                 send = entry
@@ -218,7 +221,8 @@ class Activation:
                 frame.stepped |= done.stepped
             return done
         if replay and replay.pop() != event:
-            raise self._changed(f"entering {event.name}", event)
+            msg = f"entering {event.name}"
+            raise self._changed(msg, event)
         kind = event.kind
         if kind is Kind.INDIVISIBLE and event.why in self.dropped:
             kind = Kind.ROUTINE

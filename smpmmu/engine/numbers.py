@@ -35,7 +35,8 @@ def mix64_column(z: Column) -> Column:
     """Return `mix64` of every element of a (n,) uint64 column."""
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9
     z = (z ^ z >> 27) * 0x94D049BB133111EB
-    return z ^ z >> 31
+    mixed: Column = z ^ z >> 31
+    return mixed
 
 
 def seed_stream(seed: int) -> int:
@@ -54,7 +55,8 @@ def pick(stream: int, index: int, among: int) -> int:
 def pick_column(streams: Column, index: int, among: Column) -> Column:
     """Return `pick` for every run of a (runs,) column at once."""
     step = (index + 1) * GAMMA & M64
-    return (mix64_column(streams + np.uint64(step)) >> 32) * among >> 32
+    picked: Column = (mix64_column(streams + np.uint64(step)) >> 32) * among >> 32
+    return picked
 
 
 def named_stream(name: str) -> int:

@@ -11,7 +11,6 @@ import builtins
 import dis
 import enum
 import types
-from collections.abc import Iterator
 from dataclasses import fields
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -20,6 +19,8 @@ from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import is_frozen
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from smpmmu.engine.local import Call
 
 FROZEN = (int, float, complex, str, bytes, type(None), enum.Enum, range, type, types.ModuleType,
@@ -42,41 +43,41 @@ def check_pure(entry: Call) -> None:
 def _check(value: object, what: str, seen: frozenset[int]) -> None:
     if isinstance(value, FROZEN) or id(value) in seen:
         return
-    seen |= {id(value)}
     if isinstance(value, types.FunctionType):
         _check_function(value)
         return
-    if isinstance(value, types.MethodType):
-        _check(value.__self__, f"the object of {what}", seen)
-        _check_function(value.__func__)
-        return
-    if isinstance(value, (staticmethod, classmethod)):
-        _check(value.__func__, what, seen)
-        return
+    parts = _parts(value)
+    if parts is None:
+        if type(value).__module__.split(".")[0] in ("typing", "re", "__future__"):
+            return
+        msg = (
+            f"{what} is a {type(value).__name__}, which can change: a program may reach only "
+            "integers, strings, tuples, frozen dataclasses, words and functions, because what it "
+            "remembers elsewhere would be lost between interleavings"
+        )
+        raise ModelError(msg)
+    for name, part in parts:
+        _check(part, what + name, seen | {id(value)})
+
+
+def _parts(value: object) -> list[tuple[str, object]] | None:
+    """Return what is inside a value that cannot change itself; None if it can."""
     if isinstance(value, (tuple, frozenset)):
-        for item in value:
-            _check(item, f"{what} (an item)", seen)
-        return
-    if isinstance(value, partial):
-        for item in (value.func, *value.args, *value.keywords.values()):
-            _check(item, what, seen)
-        return
+        return [("[...]", item) for item in value]
     if isinstance(value, types.MappingProxyType):
-        for item in value.values():
-            _check(item, f"{what} (an item)", seen)
-        return
+        return [("[...]", item) for item in value.values()]
+    if isinstance(value, types.MethodType):
+        return [(".__self__", value.__self__), ("", value.__func__)]
+    if isinstance(value, (staticmethod, classmethod)):
+        return [("", value.__func__)]
+    if isinstance(value, partial):
+        return [("(...)", p) for p in (value.func, *value.args, *value.keywords.values())]
     if is_frozen(value):
-        for field in fields(value):  # type: ignore[arg-type]  # it is a dataclass
-            _check(getattr(value, field.name), f"{what}.{field.name}", seen)
-        return
-    if type(value).__module__.split(".")[0] in ("typing", "functools", "re", "collections"):
-        return
-    msg = (
-        f"{what} is a {type(value).__name__}, which can change: a program may reach only "
-        "integers, strings, tuples, frozen dataclasses, words and functions, because what it "
-        "remembers elsewhere would be lost between interleavings"
-    )
-    raise ModelError(msg)
+        return [
+            (f".{field.name}", getattr(value, field.name))
+            for field in fields(value)  # type: ignore[arg-type]  # it is a dataclass
+        ]
+    return None
 
 
 @lru_cache(maxsize=4096)

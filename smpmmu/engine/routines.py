@@ -181,8 +181,8 @@ def _summarised(fn: Routine[P, R], kind: Kind, why: str = "") -> Routine[P, R]:
             check_value(value, f"an argument of {name}")
         before = await _say(Enter(name, kind, why))
         if before is not RUN:
-            value: R = before.value
-            return value
+            known: R = before.value
+            return known
         try:
             result = await fn(*args, **kwargs)
         except Exception:

@@ -8,17 +8,19 @@ the one place where a step meets a value, for a single machine and for a column 
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 from smpmmu.engine.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
+
     import numpy as np
     from numpy.typing import NDArray
 
-    Column = NDArray[np.uint64]
+    Column = NDArray[Any]  # (n,) uint64; the stubs would call every sum with an int signed
     Mask = NDArray[np.bool_]
 
 ALL = (1 << 64) - 1

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from smpmmu.engine.program import Context, Role
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.expressions import Expr
-from smpmmu.engine.steps import Word
+from smpmmu.engine.program import Context, Role
+
+if TYPE_CHECKING:
+    from smpmmu.engine.steps import Word
 
 
 class Scope(enum.Enum):

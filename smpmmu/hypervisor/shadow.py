@@ -8,9 +8,10 @@ know Linux.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.routines import AGAIN, Again, indivisible, retry
 from smpmmu.engine.steps import TAKEN, Word, cmpxchg, load, store
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
@@ -20,6 +21,9 @@ from smpmmu.machine.entries import (
 )
 from smpmmu.machine.memory import Memory, pgd_index, pte_index
 from smpmmu.machine.walker import allows
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
 
 SHADOW = "shadow "
 

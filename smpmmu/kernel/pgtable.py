@@ -5,11 +5,15 @@ It must not know any hypervisor. Source: Linux 2.6.21, and 789e6ac0a7c for the h
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.routines import bug_on, holds, routine
 from smpmmu.engine.steps import Step
-from smpmmu.kernel.mm import MmStruct
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import ENTRY, PAGE_BIT_RW
+
+if TYPE_CHECKING:
+    from smpmmu.kernel.mm import MmStruct
+    from smpmmu.machine.cpu import Cpu
 
 
 async def clear_bit(cpu: Cpu, nr: int, addr: int) -> None:

@@ -5,13 +5,17 @@ It must not know any hypervisor. Source: arch/i386/kernel/smp.c, Linux 2.6.21.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import bug_on, irqs_enabled, routine
 from smpmmu.engine.steps import Word, fetch_and, fetch_or, load, store, wait_until
-from smpmmu.kernel.mm import MmStruct, VmAreaStruct
 from smpmmu.machine.cpu import INVALIDATE_TLB_VECTOR, Cpu, send_ipi, take_interrupt
 from smpmmu.machine.spinlock import spin_lock, spin_unlock, spinlock
-from smpmmu.scenario import Setup
+
+if TYPE_CHECKING:
+    from smpmmu.kernel.mm import MmStruct, VmAreaStruct
+    from smpmmu.scenario import Setup
 
 NR_CPUS = 8
 tlbstate_lock = spinlock("tlbstate_lock")

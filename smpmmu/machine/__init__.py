@@ -1,0 +1,1 @@
+"""The modelled machine: memory, entries, TLB, walker, interrupts, spinlocks."""

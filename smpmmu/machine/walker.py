@@ -9,10 +9,10 @@ hooks decide what a fault leads to. Source: the behaviour that `docs/model.md` l
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry, routine
 from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load, store
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
@@ -22,6 +22,9 @@ from smpmmu.machine.entries import (
     pfn_of,
 )
 from smpmmu.machine.memory import PAGE_FROZEN, pgd_index, pte_index
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
 
 NO_WRITE_AFTER_PROMISE = "no_write_after_promise"
 

@@ -6,7 +6,6 @@ The same question gives the same bytes: no times, no ids. It must not print; `cl
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -15,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from smpmmu.report.rows import Broken, Row, Step
 
 STYLES = {"HOLDS": "green", "VIOLATED": "bold red", "UNDECIDED": "yellow"}
@@ -75,7 +76,7 @@ def overview(rows: Sequence[Row], page: Page) -> None:
         backing = f"{row.live_runs} runs" if row.live_runs else ""
         if row.broken:
             first = row.broken[0]
-            backing = f"in {first.choices} choices"
+            backing = f"{first.choices} choices"
         table.add_row(
             row.name,
             Text(row.verdict, STYLES[row.verdict]),

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smpmmu.engine.expressions import finished, value
+from smpmmu.engine.expressions import value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import fetch_or, load
