@@ -8,10 +8,10 @@ It must not use the machine or kernel packages.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import implies, value
 from smpmmu.engine.local import Call, call
-from smpmmu.engine.program import Context, Role
 from smpmmu.engine.routines import AGAIN, Again, bug_on, indivisible, retry
 from smpmmu.engine.steps import (
     Step,
@@ -26,7 +26,10 @@ from smpmmu.engine.steps import (
     store,
     wait_until,
 )
-from smpmmu.engine.system import System, at_quiescence
+from smpmmu.scenario import Setup, holds, scenario, variant, violated
+
+if TYPE_CHECKING:
+    from smpmmu.engine.system import System
 
 P, RW, A, D = 1, 2, 4, 8
 ONE_STEP = "the benchmark defines this as one atomic step"
@@ -203,21 +206,49 @@ def program(m: Defer, cpu: int) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-def defer(cpus: int, pages: int, iterations: int, variant: str = "locked") -> System:
-    """Return the model at a size, `locked`, `late` or `noack`."""
-    m = Defer(cpus, pages, iterations, variant)
-    contexts = [Context(f"cpu{cpu}", f"cpu{cpu}", program(m, cpu)) for cpu in range(cpus)]
-    for cpu in range(cpus):
+def fill(setup: Setup, m: Defer) -> None:
+    """Give every CPU its program and its interrupts, and demand that no write is lost."""
+    for cpu in range(m.cpus):
+        setup.cpu(cpu, *program(m, cpu))
         for sender, role in enumerate(m.roles):
             if role == "C" and sender != cpu:
-                name = f"cpu{cpu}.irq.from{sender}"
-                handler = (call(interrupt, m, sender, cpu),)
-                contexts.append(Context(name, f"cpu{cpu}", handler, Role.IRQ, priority=sender))
-    clean = tuple(
-        at_quiescence(
-            f"no_lost_write_to_page_{page}",
-            implies(value(m.content(page)) != value(m.disk(page)), value(m.primary(page)) & D != 0),
-        )
-        for page in range(pages)
-    )
-    return System(tuple(contexts), clean)
+                setup.irq(cpu, f"from{sender}", call(interrupt, m, sender, cpu), priority=sender)
+    for page in range(m.pages):
+        changed = value(m.content(page)) != value(m.disk(page))
+        dirty = value(m.primary(page)) & D != 0
+        setup.at_quiescence(f"no_lost_write_to_page_{page}", implies(changed, dirty))
+
+
+def defer(cpus: int, pages: int, iterations: int, kind: str = "locked") -> System:
+    """Return the model at a size, `locked`, `late` or `noack`."""
+    setup = Setup()
+    fill(setup, Defer(cpus, pages, iterations, kind))
+    return setup.system()
+
+
+SIZES = ((2, 1, 1), (3, 1, 1), (3, 1, 2), (3, 2, 1), (4, 2, 1), (5, 2, 1), (4, 2, 2), (6, 2, 1),
+         (4, 2, 3))  # fmt: skip
+SAME_LOCK = "the flush happens under the lock that guards the entry"
+
+
+@scenario(
+    *(
+        variant(f"locked.{n}.{p}.{k}", holds(SAME_LOCK), size=(n, p, k), kind="locked")
+        for n, p, k in SIZES
+    ),
+    variant(
+        "late.4.2.1",
+        violated("shadow_equals_primary_under_lock", "the flush comes after the unlock"),
+        size=(4, 2, 1),
+        kind="late",
+    ),
+    variant(
+        "noack.4.2.1",
+        violated("no_lost_write_to_page_0", "nobody waits for the flush"),
+        size=(4, 2, 1),
+        kind="noack",
+    ),
+)
+def benchmark(setup: Setup, *, size: tuple[int, int, int], kind: str) -> None:
+    """The model `defer` at (cpus, pages, iterations), for `python -m smpmmu explore`."""
+    fill(setup, Defer(*size, kind))

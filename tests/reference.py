@@ -25,7 +25,7 @@ NO_DEADLOCK = "no_deadlock"
 QUIESCENCE_STAYS_REACHABLE = "quiescence_stays_reachable"
 
 
-class Overflow(Exception):  # noqa: N818
+class Overflow(Exception):
     """A sum did not fit its word."""
 
 
@@ -118,15 +118,8 @@ class Reference:
                     break
                 else:
                     send = answers.popleft()
-                    for frame in frames:
-                        frame[1] = True
-                    irqs = irqs if event.irqs is None else event.irqs
-                    if event.lock > 0:
-                        held |= {event.word.name}
-                    elif event.lock < 0 and event.word.name not in held:
-                        raise Bug(f"{event.word.name}_unlocked_only_by_its_holder")
-                    elif event.lock < 0:
-                        held -= {event.word.name}
+                    frames = [[kind, True] for kind, _ in frames]
+                    irqs, held = _privately(event, irqs=irqs, held=held)
         except StopIteration:
             return Place(None, irqs=irqs, held=held, returned=True)
         except Bug as bug:
@@ -299,7 +292,7 @@ class Reference:
             names += [
                 p.name
                 for p in self.system.properties
-                if (p.scope is Scope.ALWAYS or p.scope is Scope.QUIESCENCE and rest)
+                if (p.scope is Scope.ALWAYS or (p.scope is Scope.QUIESCENCE and rest))
                 and not self.true(state, p.truth)
             ]
             for name in names:
@@ -323,7 +316,8 @@ class Reference:
 
     def hopeless(self, graph: Graph) -> set[int]:
         """Return the states from which neither rest nor a bug can be reached."""
-        good = {n for n, s in enumerate(graph.states) if s.bug or self.ends and self.quiescent(s)}
+        ends = self.ends
+        good = {n for n, s in enumerate(graph.states) if s.bug or (ends and self.quiescent(s))}
         return set(range(len(graph.states))) - _reaching(graph, good)
 
     def deadlocked(self, graph: Graph) -> set[int]:
@@ -345,7 +339,7 @@ class Reference:
         return possibly - _reaching(graph, dead), possibly
 
     def best(self, graph: Graph, targets: set[int]) -> tuple[str, ...]:
-        """Return the schedule to any target: shortest, then fewest switches, then first in order."""
+        """Return the schedule to a target: shortest, then fewest switches, then first in order."""
         depth = min(graph.depths[t] for t in targets)
         best: dict[tuple[int, int], tuple[int, tuple[int, ...]]] = {(0, -1): (0, ())}
         for _ in range(depth):
@@ -358,6 +352,20 @@ class Reference:
             best = after
         choices = min(cost for (there, _), cost in best.items() if there in targets)[1]
         return tuple(self.contexts[n].name for n in choices)
+
+
+def _privately(step: Step, *, irqs: bool, held: frozenset[str]) -> tuple[bool, frozenset[str]]:
+    """Return the interrupt flag and the locks held after a step."""
+    irqs = irqs if step.irqs is None else step.irqs
+    if step.word is None or not step.lock:
+        return irqs, held
+    name = {step.word.name}
+    if step.lock > 0:
+        return irqs, held | name
+    if not held & name:
+        bug = f"{step.word.name}_unlocked_only_by_its_holder"
+        raise Bug(bug)
+    return irqs, held - name
 
 
 class _Reader:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Ids = NDArray[Any]  # (n,) uint32 while that is enough, else uint64
 
-ROWS = 1 << 16
+ROWS = 1 << 17
 """Machines expanded at once: large enough to hide numpy's overhead, small enough for the cache."""
 
 EXACT_STATES = 1 << 16
@@ -142,7 +142,7 @@ class Search:
                 yield depth
             if self.stopped:
                 return
-            self._stuck.settle(np.concatenate([f.fps for f in self._next] or [_NONE]))
+            self._stuck.settle([f.fps for f in self._next])
             depth += 1
             self._frontier = self._joined()
         if not self.found or self.every:
@@ -266,22 +266,26 @@ class Search:
         stuck = stuck[~self.kernel.quiescent(part)]
         if not stuck.size:
             return
-        chosen = np.zeros(len(block), dtype=np.bool_)
-        chosen[stuck] = True
-        moves = [(e, np.flatnonzero(chosen[e.rows])) for e in emissions]
-        moves = [(e, which) for e, which in moves if which.size]
         moved = np.zeros(len(block), dtype=np.bool_)
-        for emission, which in moves:
-            moved[emission.rows[which]] = True
-        dead = stuck[~moved[stuck]]
-        self._record_rows(NO_DEADLOCK, depth, begin, block, dead)
-        if moves:
-            self._stuck.note(
-                block.fps[stuck[moved[stuck]]],
-                np.concatenate([block.fps[e.rows[w]] for e, w in moves]),
-                np.concatenate([e.fps[w] for e, w in moves]),
-                np.concatenate([np.full(w.size, self._obligatory[e.context]) for e, w in moves]),
-            )
+        for emission in emissions:
+            moved[emission.rows] = True
+        self._record_rows(NO_DEADLOCK, depth, begin, block, stuck[~moved[stuck]])
+        self._note(block, stuck[moved[stuck]], emissions)
+
+    def _note(self, block: Block, stuck: NDArray[np.intp], emissions: list[Emission]) -> None:
+        """Remember the rows `stuck` and all moves out of them, to be judged at the end."""
+        number = np.full(len(block), -1, dtype=np.int64)
+        number[stuck] = np.arange(stuck.size)
+        moves = [(e, np.flatnonzero(number[e.rows] >= 0)) for e in emissions]
+        self._stuck.note(
+            block.fps[stuck],
+            np.concatenate([number[e.rows[w]] for e, w in moves] or [np.zeros(0, np.int64)]),
+            np.concatenate([e.fps[w] for e, w in moves] or [_NONE]),
+            np.concatenate(
+                [np.full(w.size, self._obligatory[e.context]) for e, w in moves]
+                or [np.zeros(0, dtype=np.bool_)]
+            ),
+        )
 
     def _deadlocks(self, block: Block, emissions: list[Emission]) -> None:
         """Find states in which nothing obligatory moves, where a program has no end."""
@@ -289,16 +293,7 @@ class Search:
         for emission in emissions:
             if self._obligatory[emission.context]:
                 moved[emission.rows] = True
-        still = np.flatnonzero(~moved)
-        if not still.size:
-            return
-        targets = [(e, ~moved[e.rows]) for e in emissions]
-        self._stuck.note(
-            block.fps[still],
-            np.concatenate([block.fps[e.rows[w]] for e, w in targets] or [_NONE]),
-            np.concatenate([e.fps[w] for e, w in targets] or [_NONE]),
-            np.zeros(sum(int(w.sum()) for _, w in targets), dtype=np.bool_),
-        )
+        self._note(block, np.flatnonzero(~moved), emissions)
 
     def _hopeless(self) -> None:
         """Judge at the end, when all successors are known, what can never come to rest."""

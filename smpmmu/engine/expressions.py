@@ -66,6 +66,14 @@ class Expr:
             if isinstance(arg, Expr):
                 yield from arg.words()
 
+    def contexts(self) -> Iterator[str]:
+        """Yield the contexts whose end the expression reads."""
+        if self.op == "finished":
+            yield self.args[0]
+        for arg in self.args:
+            if isinstance(arg, Expr):
+                yield from arg.contexts()
+
     def __bool__(self) -> bool:
         msg = (
             "a property is an expression, not a value: combine truths with & | ~ and implies(), "

@@ -20,93 +20,116 @@ if TYPE_CHECKING:
     from smpmmu.engine.steps import Column, Mask
 
 
+PEEL_AT = 1 << 18
+"""Stuck states gathered before those that have a way out are looked for and forgotten."""
+
+BITS = 22
+"""Of a fingerprint, enough to tell at a glance that it is not among some states."""
+
+
 @dataclass(slots=True)
 class Stuck:
     """Stuck states and the moves out of them, gathered while exploring.
 
     Attributes:
-        states: fingerprints of the stuck states of each block.
-        sources: fingerprint of the stuck state that each move leaves.
+        states: fingerprints of the stuck states, a column per block.
+        sources: which stuck state, counted over all, each move leaves.
         targets: fingerprint of the state that it enters.
         obligatory: whether an obligatory agent moves.
     """
 
     states: list[Column] = field(default_factory=list)
-    sources: list[Column] = field(default_factory=list)
+    sources: list[NDArray[np.int64]] = field(default_factory=list)
     targets: list[Column] = field(default_factory=list)
     obligatory: list[NDArray[np.bool_]] = field(default_factory=list)
-    _packed: int = 0
+    count: int = 0
+    _kept: int = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(
-            part.nbytes
-            for parts in (self.states, self.sources, self.targets, self.obligatory)
-            for part in parts
-        )
+        every = (self.states, self.sources, self.targets, self.obligatory)
+        return sum(part.nbytes for parts in every for part in parts)
 
-    def note(self, states: Column, sources: Column, targets: Column, obligatory: Mask) -> None:
-        """Remember a block's stuck states and the moves out of them."""
+    def note(
+        self, states: Column, sources: NDArray[np.intp], targets: Column, obligatory: Mask
+    ) -> None:
+        """Remember a block's stuck states and the moves out of them; `sources` count from 0."""
         if states.size:
             self.states.append(states)
-            self.sources.append(sources)
+            self.sources.append(sources + self.count)
             self.targets.append(targets)
             self.obligatory.append(obligatory)
+            self.count += int(states.size)
 
-    def settle(self, frontier: Column) -> None:
+    def settle(self, frontier: list[Column]) -> None:
         """Forget states that surely have a way out; `frontier` are the states still to expand."""
-        if sum(part.size for part in self.states) > max(1 << 18, 2 * self._packed):
-            self._peel(frontier)
-            self._packed = sum(part.size for part in self.states)
+        if self.count > max(PEEL_AT, 2 * self._kept):
+            self._peel(np.concatenate(frontier or [_NONE]))
+            self._kept = self.count
 
     def hopeless(self) -> tuple[Column, Column]:
         """Return the fingerprints of states from which nothing obligatory, or no rest, follows.
 
         The first column are deadlocks (only daemons move), the second endless cycles.
         """
-        if not self.states:
-            empty = np.zeros(0, dtype=np.uint64)
-            return empty, empty
-        self._peel(np.zeros(0, dtype=np.uint64))
-        states, sources, targets, obligatory = (
-            self.states[0],
-            self.sources[0],
-            self.targets[0],
-            self.obligatory[0],
-        )
-        alive = set(sources[obligatory].tolist())
-        growing = True
-        while growing:  # backwards from the obligatory moves, along the moves of daemons
-            before = len(alive)
-            alive.update(sources[np.isin(targets, np.array(list(alive), dtype=np.uint64))].tolist())
-            growing = len(alive) != before
-        moving = np.isin(states, np.array(list(alive), dtype=np.uint64))
+        if not self.count:
+            return _NONE, _NONE
+        self._peel(_NONE)
+        states = self.states[0]
+        at = _index_in(states, self.targets[0])
+        moving = np.zeros(states.size, dtype=np.bool_)
+        moving[self.sources[0][self.obligatory[0]]] = True
+        _spread(moving, self.sources[0], at)  # daemons may lead to where somebody can move
         return states[~moving], states[moving]
 
     def _peel(self, frontier: Column) -> None:
-        states = np.sort(np.concatenate(self.states))
-        sources = np.concatenate(self.sources)
-        targets = np.concatenate(self.targets)
-        obligatory = np.concatenate(self.obligatory)
-        unknown = np.sort(frontier)
-        while states.size:
-            out = ~_within(targets, states) & ~_within(targets, unknown)
-            if not out.any():
-                break
-            saved = np.unique(sources[out])
-            states = states[~_within(states, saved)]
-            kept = ~_within(sources, saved)
-            sources, targets, obligatory = sources[kept], targets[kept], obligatory[kept]
-        self.states, self.sources = [states], [sources]
-        self.targets, self.obligatory = [targets], [obligatory]
+        """Keep only states all of whose moves lead to kept states or to the frontier."""
+        states, sources = np.concatenate(self.states), np.concatenate(self.sources)
+        targets, obligatory = np.concatenate(self.targets), np.concatenate(self.obligatory)
+        saved = np.zeros(states.size, dtype=np.bool_)
+        near = np.zeros(1 << BITS, dtype=np.bool_)
+        near[_glance(states)] = True
+        near[_glance(frontier)] = True
+        saved[sources[~near[_glance(targets)]]] = True
+        open_ = np.flatnonzero(~saved[sources])
+        at = _index_in(states, targets[open_])
+        out = at < 0
+        out[out] = _index_in(frontier, targets[open_][out]) < 0
+        saved[sources[open_][out]] = True
+        _spread(saved, sources[open_], at)
+        kept = ~saved[sources]
+        renumbered = np.cumsum(~saved) - 1
+        self.states, self.sources = [states[~saved]], [renumbered[sources[kept]]]
+        self.targets, self.obligatory = [targets[kept]], [obligatory[kept]]
+        self.count = int(self.states[0].size)
 
 
-def _within(values: Column, ordered: Column) -> Mask:
-    """Return which of `values` are in the sorted column `ordered`."""
-    if not ordered.size:
-        return np.zeros(values.shape, dtype=np.bool_)
-    at = np.searchsorted(ordered, values)
-    at[at == ordered.size] = 0
-    within: Mask = ordered[at] == values
-    return within
+_NONE: Column = np.zeros(0, dtype=np.uint64)
+
+
+def _glance(fps: Column) -> NDArray[np.int64]:
+    return (fps >> np.uint64(64 - BITS)).view(np.int64)
+
+
+def _spread(marked: Mask, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
+    """Mark, backwards along the moves, every source that leads to a marked target (-1: none)."""
+    inside = np.flatnonzero(targets >= 0)
+    sources, targets = sources[inside], targets[inside]
+    while True:
+        new = marked[targets] & ~marked[sources]
+        if not new.any():
+            return
+        marked[sources[new]] = True
+
+
+def _index_in(among: Column, fps: Column) -> NDArray[np.int64]:
+    """Return the index in `among` of every fingerprint, or -1."""
+    if not among.size:
+        return np.full(fps.size, -1, dtype=np.int64)
+    order = np.argsort(among, kind="stable")
+    at = np.searchsorted(among, fps, sorter=order)
+    at[at == among.size] = 0
+    found: NDArray[np.int64] = order[at]
+    found[among[found] != fps] = -1
+    return found

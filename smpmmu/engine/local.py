@@ -196,8 +196,8 @@ class Activation:
         except Bug as bug:
             self._end(str(bug))
             return None
-        except ModelError:
-            raise
+        except ModelError as error:
+            raise located(error) from error
         except Exception as error:
             raise model_raised(self.call.name, error) from error
         return event if event is not None else object()
@@ -261,9 +261,19 @@ class Activation:
         )
 
 
+def located(error: ModelError) -> ModelError:
+    """Return the error with the modeller's line that led to it."""
+    where = _modellers_line(error)
+    return ModelError(f"{error}\n  {where}") if where and where not in str(error) else error
+
+
 def model_raised(name: str, error: BaseException) -> ModelError:
     """Return a model error that points at the line of the modeller's file which raised."""
+    where = _modellers_line(error)
+    return ModelError(f"{name} raised {type(error).__name__}: {error}\n  {where}".rstrip())
+
+
+def _modellers_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if "/smpmmu/engine/" not in f.filename.replace("\\", "/")]
-    where = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "?"
-    return ModelError(f"{name} raised {type(error).__name__}: {error}\n  {where}")
+    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""

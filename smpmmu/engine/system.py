@@ -74,6 +74,11 @@ class System:
             if names.count(name) > 1:
                 msg = f"two contexts or properties are named {name!r}"
                 raise ModelError(msg)
+        for prop in self.properties:
+            for name in prop.truth.contexts():
+                if name not in names:
+                    msg = f"property {prop.name!r} reads the end of {name!r}, no context"
+                    raise ModelError(msg)
         mains = [c.cpu for c in self.contexts if c.role is Role.MAIN]
         for cpu in mains:
             if mains.count(cpu) > 1:

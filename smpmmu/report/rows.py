@@ -75,6 +75,7 @@ class Row:
     reason: str
     exact: bool
     collision_bound: float
+    bytes_per_state: float
     live_runs: int
     engine: str
     columns: tuple[tuple[str, str], ...]
@@ -123,10 +124,12 @@ class Row:
                 | {"story": [asdict(step) for step in b.story]}
                 for b in self.broken
             ],
+            "levels": list(self.levels),
             "reached": dict(self.reached),
             "vacuous": list(self.vacuous),
             "undecided_because": self.reason or None,
             "exact": self.exact,
+            "bytes_per_state": self.bytes_per_state,
             "collision_bound": self.collision_bound,
             "live_runs": self.live_runs,
             "engine": self.engine,
@@ -172,6 +175,7 @@ def row(
         found.reason,
         found.exact,
         found.collision_bound,
+        round(found.nbytes / found.states, 1),
         answered.live_runs,
         answered.engine,
         columns,

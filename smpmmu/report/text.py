@@ -148,8 +148,9 @@ def answer(row: Row, page: Page) -> None:
         agree = "not as expected" if row.surprising else "as expected"
         page.line(f"{agree}: {wanted}, from: {row.source}", indent=2)
     for broken in row.broken:
-        target = broken.file or f"{row.name} (save its schedule with --save DIR)"
-        page.line(f"replay: python -m smpmmu replay {target}", indent=2)
+        again = f"explore {row.name} --save DIR"
+        todo = f"replay {broken.file}" if broken.file else again
+        page.line(f"{'replay' if broken.file else 'record'}: python -m smpmmu {todo}", indent=2)
     page.line("")
 
 
@@ -164,7 +165,7 @@ def _violation(row: Row, broken: Broken, page: Page) -> None:
     page.line(
         ("VIOLATED", STYLES["VIOLATED"]),
         f" {broken.name}: {kind}, {broken.choices} choices, "
-        f"{broken.switches} context switches{least}",
+        f"{broken.switches} context switch{'' if broken.switches == 1 else 'es'}{least}",
     )
     story(broken.story, row.columns, page)
     values = ", ".join(f"{name} = {text}" for name, text in broken.values if text != "0")

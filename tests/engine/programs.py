@@ -191,8 +191,7 @@ async def one_action_round(op: Op, seen: int) -> int | Again:
     value = await load(op.word)
     if value == op.number:
         return AGAIN
-    seen = await play(op.body, seen)
-    return seen
+    return await play(op.body, seen)
 
 
 @routine

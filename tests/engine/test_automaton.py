@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import types
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,7 +16,6 @@ from smpmmu.engine.automaton import Automaton, Position
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.expressions import value
 from smpmmu.engine.local import Call, call
-from smpmmu.engine.program import Context
 from smpmmu.engine.routines import (
     AGAIN,
     Again,
@@ -59,6 +59,9 @@ from tests.engine.programs import (
     system,
     take,
 )
+
+if TYPE_CHECKING:
+    from smpmmu.engine.program import Context
 
 
 def compiled(*calls: Call, dropped: frozenset[str] = frozenset()) -> Automaton:

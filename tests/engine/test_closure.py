@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from smpmmu.engine import batch
 from smpmmu.engine.answer import Answer, answer
-from smpmmu.engine.batch import Kernel
 from smpmmu.engine.closure import Collision, certify
 from smpmmu.engine.errors import InternalError
-from smpmmu.engine.explore import Frontier
 from smpmmu.engine.expressions import value
 from smpmmu.engine.steps import Word
 from smpmmu.engine.system import System, always
 from smpmmu.engine.verdict import Verdict
 from tests.engine.programs import asked, counting, main, system
+
+if TYPE_CHECKING:
+    from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.explore import Frontier
 
 SQUARE = system(main("cpu0", counting("a", 4)), main("cpu1", counting("b", 4)))
 """5 * 5 states."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,6 +34,9 @@ from smpmmu.engine.routines import (
 from smpmmu.engine.steps import Step, load, store
 from smpmmu.engine.verdict import Verdict
 from tests.engine.programs import LOCK, WHY, X, Y, main, system
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 
 class Level(enum.Enum):
@@ -66,9 +68,8 @@ def said(coro: Coroutine[Any, Any, Any], *answers: object) -> tuple[list[object]
     """Return everything a coroutine says when it gets `answers`, and what it returns or raises."""
     events = []
     try:
-        events.append(coro.send(None))
-        for given in answers:
-            events.append(coro.send(given))
+        for given in (None, *answers):
+            events.append(coro.send(given))  # noqa: PERF401  it raises StopIteration
     except StopIteration as stop:
         return events, stop.value
     except (LookupError, Bug, ModelError) as error:
@@ -150,9 +151,9 @@ def test_questions_about_private_state_are_no_steps() -> None:
     async def asks() -> tuple[bool, bool]:
         return await irqs_enabled(), await holds(LOCK)
 
-    events, value = said(asks(), True, False)
+    events, value = said(asks(), 1, 0)
     assert events == [Ask(None), Ask(LOCK)]
-    assert value == (True, False)
+    assert value == (1, 0)
 
 
 @pytest.mark.parametrize(

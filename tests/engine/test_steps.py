@@ -305,6 +305,6 @@ def test_labels_read_as_the_story_prints_them() -> None:
     assert fetch_and(PTE, PTE.mask & ~2).label == "clear RW in pte"
     assert wait_until(BYTE, 2, equal=False).label == "wait until byte is not 2"
     assert acquire(BYTE).label == "lock byte"
-    assert PTE.format.show(0) == "0x0"
+    assert PTE.format.show(0) == "0"
     assert PTE.format.show(64) == "D"
     assert BYTE.format.show(9) == "9"
