@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from smpmmu.engine.expressions import value
+from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import fetch_or, load
@@ -120,7 +120,6 @@ def reliant_flusher(setup: Setup, *, hook: str, late: bool) -> None:
         install_interrupts(setup, cpu)
     page = value(GUEST.page(PAGE))
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
-    setup.sometimes("the page was written twice", page & PAGE_VERSION == 2)
-    setup.sometimes(
-        "a promise stopped a write", (page & PAGE_VERSION < 2) & (page & PAGE_FROZEN != 0)
-    )
+    written = page & PAGE_VERSION
+    setup.sometimes("every write went through", finished("cpu2") & (written == WRITES))
+    setup.sometimes("protection stopped a write", finished("cpu2") & (written < WRITES))
