@@ -67,8 +67,7 @@ class Answer:
     def _chosen(self, found: list[Found]) -> list[Found]:
         """Return the violations to report: at the smallest depth, the most important property."""
         ranks = {p.name: n for n, p in enumerate(self.system.properties)}
-        known = [f for f in found if f.depth >= 0] or found
-        ranked = sorted(known, key=lambda f: (f.depth, ranks.get(f.name, len(ranks)), f.name))
+        ranked = sorted(found, key=lambda f: (f.depth, ranks.get(f.name, len(ranks)), f.name))
         return ranked if self.every else ranked[:1]
 
     def _example(self, found: Found) -> Counterexample:

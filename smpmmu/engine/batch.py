@@ -170,32 +170,41 @@ class Kernel:
         """Return, per context, the machines in which its vCPU lets it run; None means all."""
         result: list[Mask | None] = [None] * len(self.automata)
         for stack in self._stacks:
-            if len(stack) == 1:
-                continue
-            top: NDArray[np.int8] | None = None  # which context of the stack runs
-            landing = self.lookup(block, stack[0], "open")
-            busy = [self.rests(block, number) for number in stack]
-            for level, number in enumerate(stack[1:], 1):
-                rests = busy[level]
-                if rests is None:
-                    continue
-                active = rests != 0
-                if top is None:
-                    top = np.zeros(len(block), dtype=np.int8)
-                top[active] = level
-                landing = np.where(active, self.lookup(block, number, "open"), landing)
-            for level, number in enumerate(stack):
-                if level == 0:
-                    result[number] = None if top is None else top == 0
-                    continue
-                starts = landing if top is None else landing & (top < level)
-                rests = busy[level]
-                if rests is None:
-                    result[number] = starts
-                else:
-                    assert top is not None
-                    result[number] = np.where(rests == 0, starts, top == level)
+            if len(stack) > 1 or self.system.contexts[stack[0]].role is Role.IRQ:
+                self._gate(block, stack, result)
         return result
+
+    def _gate(self, block: Block, stack: list[int], result: list[Mask | None]) -> None:
+        """Work out for one vCPU who may run: the handler on top, or who may interrupt it."""
+        contexts = [self.system.contexts[number] for number in stack]
+        main = contexts[0].role is Role.MAIN
+        landing = self.lookup(block, stack[0], "open") if main else np.ones(len(block), np.bool_)
+        top: Column | None = None  # which context of the stack runs, 0 for main or for idling
+        busy = [self.rests(block, number) for number in stack]
+        for level, number in enumerate(stack):
+            rests = busy[level]
+            if rests is None or contexts[level].role is Role.MAIN:
+                continue
+            active = rests != 0
+            if top is None:
+                top = np.zeros(len(block), dtype=np.uint64)
+            top[active] = level + 1
+            landing = np.where(active, self.lookup(block, number, "open"), landing)
+        below = np.array([0] + [contexts[level].priority for level in range(len(stack))])
+        for level, number in enumerate(stack):
+            if contexts[level].role is Role.MAIN:
+                result[number] = None if top is None else top == 0
+                continue
+            starts = landing
+            if top is not None:
+                lower = below[top.view(np.int64)] < contexts[level].priority
+                starts = landing & ((top == 0) | lower)
+            rests = busy[level]
+            if rests is None:
+                result[number] = starts
+            else:
+                assert top is not None
+                result[number] = np.where(rests == 0, starts, top == level + 1)
 
     def runnable(self, block: Block) -> list[Mask]:
         """Return, per context, (states,) bool: it can take the next action."""

@@ -109,9 +109,12 @@ class Search:
         self._agents: list[NDArray[np.uint8]] = []
         self._stuck = Stuck()
         self._next: list[Frontier] = []
+        self._level: list[Column] = []
         self.whole: list[Frontier] = []
         self._frontier = Frontier(*_start(kernel))
         self._started = time.monotonic() if started is None else started
+        self._suspect = False
+        self._begins_with = sorted({a.positions[0].bug for a in kernel.automata} - {""})
         self._obligatory = np.array([c.role is not Role.DAEMON for c in kernel.system.contexts])
 
     @property
@@ -132,8 +135,12 @@ class Search:
             self.level_fps.append(self._frontier.fps)
         self.whole = [self._frontier]
         first = Block(self._frontier.lanes, self._frontier.fps)
-        self._record(self._judge.look(first), self._frontier, 0)
+        broken = self._judge.look(first)
+        broken += [(bug, np.zeros(1, dtype=np.intp)) for bug in self._begins_with]
+        self._record(broken, self._frontier, 0)
         depth = 0
+        if self._begins_with:  # nothing can happen after a bug
+            return
         while self._frontier.ids.size and not self._done(depth):
             begin = 0
             while begin < self._frontier.ids.size and not self._over_budget():
@@ -143,10 +150,12 @@ class Search:
             if self.stopped:
                 return
             self._stuck.settle([f.fps for f in self._next])
+            if self._suspect:
+                self._judge_stuck(self._stuck.copy())
             depth += 1
             self._frontier = self._joined()
         if not self.found or self.every:
-            self._hopeless()
+            self._judge_stuck(self._stuck)
 
     def choices_to(self, state: int) -> list[int]:
         """Return the contexts that moved on the way to a state, first to last."""
@@ -222,6 +231,8 @@ class Search:
             self.levels.append(0)
         self.levels[depth] += int(chosen.size)
         part = Frontier(lanes, fps[chosen], ids)
+        if self.edges is not None:
+            self._level.append(part.fps)
         self._record(self._judge.look(Block(lanes, part.fps)), part, depth)
         part = self._without_bugs(part, depth, emissions, bounds, chosen)
         self._next.append(part)
@@ -253,7 +264,7 @@ class Search:
     def _stand_still(self, block: Block, begin: int, depth: int, emissions: list[Emission]) -> None:
         """Find deadlocks, and note the states in which no progress is enabled."""
         if not self.kernel.system.terminates:
-            self._deadlocks(block, emissions)
+            self._deadlocks(block, begin, emissions)
             return
         progress = np.zeros(len(block), dtype=np.bool_)
         for emission in emissions:
@@ -269,16 +280,24 @@ class Search:
         moved = np.zeros(len(block), dtype=np.bool_)
         for emission in emissions:
             moved[emission.rows] = True
-        self._record_rows(NO_DEADLOCK, depth, begin, block, stuck[~moved[stuck]])
-        self._note(block, stuck[moved[stuck]], emissions)
+        dead = stuck[~moved[stuck]]
+        if self._obligatory.all():
+            self._record_rows(NO_DEADLOCK, depth, begin, block, dead)
+            stuck = stuck[moved[stuck]]
+        else:  # it may have been one already before the last daemon moved
+            self._suspect |= bool(dead.size)
+        self._note(block, begin, stuck, emissions)
 
-    def _note(self, block: Block, stuck: NDArray[np.intp], emissions: list[Emission]) -> None:
+    def _note(
+        self, block: Block, begin: int, stuck: NDArray[np.intp], emissions: list[Emission]
+    ) -> None:
         """Remember the rows `stuck` and all moves out of them, to be judged at the end."""
         number = np.full(len(block), -1, dtype=np.int64)
         number[stuck] = np.arange(stuck.size)
         moves = [(e, np.flatnonzero(number[e.rows] >= 0)) for e in emissions]
         self._stuck.note(
             block.fps[stuck],
+            self._frontier.ids[begin:][stuck],
             np.concatenate([number[e.rows[w]] for e, w in moves] or [np.zeros(0, np.int64)]),
             np.concatenate([e.fps[w] for e, w in moves] or [_NONE]),
             np.concatenate(
@@ -287,21 +306,25 @@ class Search:
             ),
         )
 
-    def _deadlocks(self, block: Block, emissions: list[Emission]) -> None:
+    def _deadlocks(self, block: Block, begin: int, emissions: list[Emission]) -> None:
         """Find states in which nothing obligatory moves, where a program has no end."""
         moved = np.zeros(len(block), dtype=np.bool_)
         for emission in emissions:
             if self._obligatory[emission.context]:
                 moved[emission.rows] = True
-        self._note(block, np.flatnonzero(~moved), emissions)
+        still = np.flatnonzero(~moved)
+        self._suspect |= bool(still.size)
+        self._note(block, begin, still, emissions)
 
-    def _hopeless(self) -> None:
-        """Judge at the end, when all successors are known, what can never come to rest."""
-        for name, fps in zip(
-            (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE), self._stuck.hopeless(), strict=True
-        ):
-            if fps.size:
-                self.found.append(Found(name, -1, np.zeros(0, dtype=np.int64), fps))
+    def _judge_stuck(self, stuck: Stuck) -> None:
+        """Judge what can never come to rest, as far as successors are known."""
+        ends = np.cumsum(self.levels)
+        names = (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE)
+        for name, (ids, fps) in zip(names, stuck.hopeless(), strict=True):
+            if ids.size and (self.kernel.system.terminates or name == NO_DEADLOCK):
+                depths = np.searchsorted(ends, ids, side="right")
+                least = depths == depths.min()
+                self._add(Found(name, int(depths.min()), ids[least], fps[least]))
 
     def _record(
         self, broken: list[tuple[str, NDArray[np.intp]]], part: Frontier, depth: int
@@ -341,7 +364,8 @@ class Search:
     def _joined(self) -> Frontier:
         parts, self._next = self._next, []
         if self.edges is not None:
-            self.level_fps.append(np.concatenate([p.fps for p in parts] or [_NONE]))
+            self.level_fps.append(np.concatenate(self._level or [_NONE]))
+            self._level = []
         if len(parts) == 1:
             return parts[0]
         lanes = [p.lanes for p in parts] or [np.zeros((self.kernel.layout.lanes, 0), np.uint64)]

@@ -99,10 +99,10 @@ class Expr:
         return Expr("not", (self,), truth=True)
 
     def __rshift__(self, bits: int) -> Expr:
-        return Expr("rshift", (self, _number(bits)))
+        return _arithmetic("rshift", self, bits)
 
     def __add__(self, other: Expr | int) -> Expr:
-        return Expr("add", (self, _number(other)))
+        return _arithmetic("add", self, other)
 
     def __eq__(self, other: object) -> Expr:  # type: ignore[override]
         return _compare("eq", self, other)
@@ -138,6 +138,14 @@ def _combine(op: str, left: Expr, right: Expr | int) -> Expr:
         msg = f"{op.strip('_')!r} mixes a number and a truth: compare the number first"
         raise ModelError(msg)
     return Expr(op, (left, other), truth=left.truth)
+
+
+def _arithmetic(op: str, left: Expr, right: Expr | int) -> Expr:
+    other = _number(right)
+    if left.truth or other.truth:
+        msg = f"{op!r} is for numbers; a truth cannot be counted"
+        raise ModelError(msg)
+    return Expr(op, (left, other))
 
 
 def _compare(op: str, left: Expr, right: object) -> Expr:

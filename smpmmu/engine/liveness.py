@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from smpmmu.engine.steps import Column, Mask
 
+    Hopeless = tuple[NDArray[np.int64], Column]
+
 
 PEEL_AT = 1 << 18
 """Stuck states gathered before those that have a way out are looked for and forgotten."""
@@ -33,12 +35,14 @@ class Stuck:
 
     Attributes:
         states: fingerprints of the stuck states, a column per block.
+        ids: their numbers in the search.
         sources: which stuck state, counted over all, each move leaves.
         targets: fingerprint of the state that it enters.
         obligatory: whether an obligatory agent moves.
     """
 
     states: list[Column] = field(default_factory=list)
+    ids: list[NDArray[np.int64]] = field(default_factory=list)
     sources: list[NDArray[np.int64]] = field(default_factory=list)
     targets: list[Column] = field(default_factory=list)
     obligatory: list[NDArray[np.bool_]] = field(default_factory=list)
@@ -48,15 +52,21 @@ class Stuck:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        every = (self.states, self.sources, self.targets, self.obligatory)
+        every = (self.states, self.ids, self.sources, self.targets, self.obligatory)
         return sum(part.nbytes for parts in every for part in parts)
 
     def note(
-        self, states: Column, sources: NDArray[np.intp], targets: Column, obligatory: Mask
+        self,
+        states: Column,
+        ids: NDArray[np.int64],
+        sources: NDArray[np.intp],
+        targets: Column,
+        obligatory: Mask,
     ) -> None:
         """Remember a block's stuck states and the moves out of them; `sources` count from 0."""
         if states.size:
             self.states.append(states)
+            self.ids.append(ids)
             self.sources.append(sources + self.count)
             self.targets.append(targets)
             self.obligatory.append(obligatory)
@@ -68,20 +78,27 @@ class Stuck:
             self._peel(np.concatenate(frontier or [_NONE]))
             self._kept = self.count
 
-    def hopeless(self) -> tuple[Column, Column]:
-        """Return the fingerprints of states from which nothing obligatory, or no rest, follows.
+    def copy(self) -> Stuck:
+        """Return a copy whose peeling leaves this one alone."""
+        columns = (self.states, self.ids, self.sources, self.targets, self.obligatory)
+        states, ids, sources, targets, obligatory = (list(c) for c in columns)
+        return Stuck(states, ids, sources, targets, obligatory, self.count, self._kept)
 
-        The first column are deadlocks (only daemons move), the second endless cycles.
+    def hopeless(self) -> tuple[Hopeless, Hopeless]:
+        """Return (ids, fingerprints) of states from which nothing obligatory, or no rest, follows.
+
+        The first are deadlocks (only daemons move, if anything), the second endless cycles.
+        States not yet expanded count as a way out.
         """
         if not self.count:
-            return _NONE, _NONE
+            return (_NO_IDS, _NONE), (_NO_IDS, _NONE)
         self._peel(_NONE)
-        states = self.states[0]
+        states, ids = self.states[0], self.ids[0]
         at = _index_in(states, self.targets[0])
         moving = np.zeros(states.size, dtype=np.bool_)
         moving[self.sources[0][self.obligatory[0]]] = True
         _spread(moving, self.sources[0], at)  # daemons may lead to where somebody can move
-        return states[~moving], states[moving]
+        return (ids[~moving], states[~moving]), (ids[moving], states[moving])
 
     def _peel(self, frontier: Column) -> None:
         """Keep only states all of whose moves lead to kept states or to the frontier."""
@@ -101,11 +118,13 @@ class Stuck:
         kept = ~saved[sources]
         renumbered = np.cumsum(~saved) - 1
         self.states, self.sources = [states[~saved]], [renumbered[sources[kept]]]
+        self.ids = [np.concatenate(self.ids)[~saved]]
         self.targets, self.obligatory = [targets[kept]], [obligatory[kept]]
         self.count = int(self.states[0].size)
 
 
 _NONE: Column = np.zeros(0, dtype=np.uint64)
+_NO_IDS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
 def _glance(fps: Column) -> NDArray[np.int64]:

@@ -61,6 +61,7 @@ class _Frame:
     start: int
     irqs: bool
     held: frozenset[str]
+    fresh: bool
     stepped: bool = False
 
 
@@ -229,7 +230,8 @@ class Activation:
         if kind is Kind.RETRY and any(f.kind is Kind.INDIVISIBLE for f in self._frames):
             msg = f"{event.name} is retried inside an indivisible action, which might never end"
             raise ModelError(msg)
-        self._frames.append(_Frame(kind, len(self.history), self.irqs, self.held))
+        fresh = any(f.kind is Kind.INSTRUCTION and not f.stepped for f in self._frames)
+        self._frames.append(_Frame(kind, len(self.history), self.irqs, self.held, fresh))
         self.history.append(event)
         return RUN
 
@@ -241,6 +243,12 @@ class Activation:
         if event.value is AGAIN and frame.kind is Kind.RETRY:
             if not frame.stepped:
                 msg = f"a round of retry in {self.call.name} took no step and would run for ever"
+                raise ModelError(msg)
+            if frame.fresh:
+                msg = (
+                    f"an instruction begins with a retry in {self.call.name}, so that a failed "
+                    "round would be forgotten with it; let each round be an instruction instead"
+                )
                 raise ModelError(msg)
             if (frame.irqs, frame.held) != (self.irqs, self.held):
                 msg = (

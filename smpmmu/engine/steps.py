@@ -137,6 +137,9 @@ class Step:
         word = self.word
         if word is None:
             return
+        # Masks may be written as complements, which are negative in Python.
+        object.__setattr__(self, "and_mask", self.and_mask & ALL)
+        object.__setattr__(self, "returns", self.returns & word.mask)
         _fits(word, self.xor_mask, f"the value of {self.label!r}")
         if abs(self.add) > word.mask:
             msg = f"word {word.name!r} has {word.width} bits; {self.label!r} adds {self.add}"
@@ -245,6 +248,9 @@ def xchg(word: Word, value: int) -> Step:
 def cmpxchg(word: Word, old: int, new: int, mask: int = ALL) -> Step:
     """Write `new` over the bits of `mask` if they are `old`; the result has TAKEN if it did."""
     mask &= word.mask
+    if (old | new) & ~mask:
+        msg = f"cmpxchg of {word.name!r}: {old:#x} -> {new:#x} does not fit its mask {mask:#x}"
+        raise ModelError(msg)
     label = f"cmpxchg {word.name} {word.format.show(old)} -> {word.format.show(new)}"
     return Step(label, word, when=When(mask, old), and_mask=ALL & ~mask, xor_mask=new, returns=mask)
 
@@ -257,7 +263,7 @@ def fetch_or(word: Word, bits: int, returns: int = 0) -> Step:
 
 def fetch_and(word: Word, bits: int, returns: int = 0) -> Step:
     """Keep only `bits`, return the old value's `returns`."""
-    label = f"clear {word.format.show(word.mask & ~bits)} in {word.name}"
+    label = f"clear {word.format.show(~bits & word.mask)} in {word.name}"
     return Step(label, word, and_mask=bits, returns=returns)
 
 

@@ -59,7 +59,9 @@ class Herd:
 
     def gallop(self) -> Iterator[int]:
         """Let every run go to its end, yielding the number of actions so far after each."""
-        self._settle([])
+        everyone = np.arange(len(self.seeds))
+        bugs = {automaton.positions[0].bug for automaton in self.kernel.automata} - {""}
+        self._settle([(bug, everyone) for bug in bugs])
         action = 0
         while self.which.size and action < self.longest:
             self._tick(action)

@@ -54,6 +54,7 @@ def sometimes(name: str, truth: Expr) -> Property:
     return Property(name, truth, Scope.SOMETIMES)
 
 
+MOST_CONTEXTS = 255
 QUIESCENCE = "quiescence"
 """Name of the implicit `sometimes`: that the system can come to rest at all."""
 NO_DEADLOCK = "no_deadlock"
@@ -79,6 +80,9 @@ class System:
                 if name not in names:
                     msg = f"property {prop.name!r} reads the end of {name!r}, no context"
                     raise ModelError(msg)
+        if len(self.contexts) > MOST_CONTEXTS:
+            msg = f"{len(self.contexts)} contexts; a system has at most {MOST_CONTEXTS}"
+            raise ModelError(msg)
         mains = [c.cpu for c in self.contexts if c.role is Role.MAIN]
         for cpu in mains:
             if mains.count(cpu) > 1:

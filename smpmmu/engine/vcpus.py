@@ -85,9 +85,11 @@ class VCpu:
         active = [r for r in running if r.context.role is Role.MAIN or not r.idle]
         if runner in active:
             return runner is active[-1]
-        interrupted = active[-1] if active else None
-        return interrupted is None or (
-            interrupted.open and running.index(interrupted) < running.index(runner)
+        if not active:  # a vCPU without a program idles with interrupts on
+            return True
+        top = active[-1]
+        return top.open and (
+            top.context.role is Role.MAIN or top.context.priority < runner.context.priority
         )
 
     def act(self, number: int, machine: Machine) -> Action:
