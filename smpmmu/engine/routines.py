@@ -112,17 +112,9 @@ async def holds(lock: Word) -> bool:
     return answer
 
 
-PLAIN_VALUES = (
-    int,
-    str,
-    bytes,
-    type(None),
-    enum.Enum,
-    type,
-    types.FunctionType,
-    types.BuiltinFunctionType,
+PLAIN_TYPES = frozenset(
+    {int, bool, str, bytes, type(None), types.FunctionType, types.BuiltinFunctionType}
 )
-
 
 MOST_CHECKED = 10_000
 _CHECKED: dict[int, object] = {}
@@ -130,9 +122,14 @@ _CHECKED: dict[int, object] = {}
 
 
 def is_frozen(value: object) -> bool:
-    """Whether `value` is an instance of a frozen dataclass."""
-    parameters = getattr(type(value), "__dataclass_params__", None)
-    return parameters is not None and bool(parameters.frozen)
+    """Whether `value` is an instance of a frozen dataclass that is equal by all of its fields."""
+    kind = type(value)
+    parameters = getattr(kind, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen or not parameters.eq:
+        return False
+    generated = getattr(kind.__eq__, "__code__", None)
+    own = generated is None or generated.co_filename != "<string>"
+    return not own and all(f.compare for f in fields(value))  # type: ignore[arg-type]
 
 
 def check_value(value: object, what: str) -> None:
@@ -142,7 +139,9 @@ def check_value(value: object, what: str) -> None:
         ModelError: `value` is not an int, bool, str, bytes, None, enum member, class, function,
             nor a tuple, frozenset or frozen dataclass of such.
     """
-    if isinstance(value, PLAIN_VALUES) or id(value) in _CHECKED:
+    if type(value) in PLAIN_TYPES or id(value) in _CHECKED:
+        return
+    if isinstance(value, (enum.Enum, type)):
         return
     if isinstance(value, (tuple, frozenset)):
         for item in value:

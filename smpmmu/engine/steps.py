@@ -248,11 +248,12 @@ def xchg(word: Word, value: int) -> Step:
 def cmpxchg(word: Word, old: int, new: int, mask: int = ALL) -> Step:
     """Write `new` over the bits of `mask` if they are `old`; the result has TAKEN if it did."""
     mask &= word.mask
-    if (old | new) & ~mask:
-        msg = f"cmpxchg of {word.name!r}: {old:#x} -> {new:#x} does not fit its mask {mask:#x}"
-        raise ModelError(msg)
     label = f"cmpxchg {word.name} {word.format.show(old)} -> {word.format.show(new)}"
-    return Step(label, word, when=When(mask, old), and_mask=ALL & ~mask, xor_mask=new, returns=mask)
+    step = Step(label, word, when=When(mask, old), and_mask=ALL & ~mask, xor_mask=new, returns=mask)
+    if new & ~mask:
+        msg = f"{label!r} would write bits outside its mask {mask:#x}"
+        raise ModelError(msg)
+    return step
 
 
 def fetch_or(word: Word, bits: int, returns: int = 0) -> Step:
