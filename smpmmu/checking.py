@@ -80,7 +80,9 @@ async def check(
         InternalError: live and batch disagree.
     """
     if engine == "live":
-        exploration, _ = await search_live(system, budget, every=every, dropped=dropped)
+        exploration, _ = await search_live(
+            system, budget, every=every, dropped=dropped, watch=watch
+        )
         stories = [
             await _confirm(system, example, None, dropped) for example in exploration.violations
         ]

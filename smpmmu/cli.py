@@ -211,10 +211,16 @@ def stress(target: str, seeds: range, form: str) -> NoReturn:
     """Run thousands of seeded random schedules at once; say which seed fails first."""
     from smpmmu.replaying import stress_seeds
 
+    done = 0
+
+    def watch(count: int) -> None:
+        nonlocal done
+        done = count
+
     try:
-        found = stress_seeds(target, seeds)
+        found = stress_seeds(target, seeds, watch)
     except KeyboardInterrupt:
-        click.echo("interrupted: no seed was judged", err=True)
+        click.echo(f"interrupted: {done:,} of {len(seeds):,} seeds were run", err=True)
         sys.exit(130)
     if form == "json":
         click.echo(json.dumps(found.json(), indent=2))

@@ -5,7 +5,6 @@ It must not print.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,13 @@ from smpmmu.engine.live import Stray, in_trio, random_run, replay
 from smpmmu.engine.run import Action, Ending, Run
 from smpmmu.engine.schedule import Schedule, read, recorded
 from smpmmu.engine.stress import SeededRun, stress
+from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.report.rows import Step
 from smpmmu.targets import one
 from smpmmu.work import scheduled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from smpmmu.engine.system import System
@@ -194,20 +195,27 @@ class Stressed:
         }
 
 
-def stress_seeds(name: str, seeds: range) -> Stressed:
-    """Run seeds on the batch kernel, and the first failing one live, which must agree."""
+def stress_seeds(name: str, seeds: range, watch: Callable[[int], None]) -> Stressed:
+    """Run seeds on the batch kernel, and the first failing one live, which must agree.
+
+    `watch` is told now and then how many seeds have been run.
+    """
     target = one(name)
     system = target.system()
     kernel = Kernel(system)
     failing: Counter[str] = Counter()
     first: SeededRun | None = None
     cut = 0
-    for run in itertools.chain.from_iterable(stress(kernel, seeds)):
-        if run.ending is Ending.CUT:
-            cut += 1
-        if run.ending in (Ending.VIOLATION, Ending.STUCK):
-            failing[run.violated or "no_deadlock"] += 1
-            first = first or run
+    done = 0
+    for part in stress(kernel, seeds):
+        for run in part:
+            if run.ending is Ending.CUT:
+                cut += 1
+            if run.ending in (Ending.VIOLATION, Ending.STUCK):
+                failing[run.violated or NO_DEADLOCK] += 1
+                first = first or run
+        done += len(part)
+        watch(done)
     if first is not None:
         in_trio(live_again, system, first, kernel)
     return Stressed(target.name, seeds, failing, first.seed if first else None, first, cut)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -66,14 +67,20 @@ async def do_all(jobs: list[Job], watch: Watch | None = None) -> AsyncIterator[R
 def spread(jobs: list[Job], processes: int) -> Iterator[Row]:
     """Explore variants in several processes, yielding in the order of `jobs`."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_deaf) as pool:
         try:
             yield from pool.map(alone, jobs)
         except BaseException:
+            workers = list((getattr(pool, "_processes", None) or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(getattr(pool, "_processes", {}).values()):
-                process.terminate()
+            for worker in workers:
+                worker.terminate()
             raise
+
+
+def _deaf() -> None:
+    """Leave Ctrl-C to the parent, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def alone(job: Job) -> Row:

@@ -218,6 +218,7 @@ def in_trio(function: Callable[..., Awaitable[T]], *args: object) -> T:
 
     Raises:
         UsageError: a trio program is already running in this thread.
+        KeyboardInterrupt: as such, also where a nursery had wrapped it.
     """
     try:
         trio.lowlevel.current_task()
@@ -226,4 +227,9 @@ def in_trio(function: Callable[..., Awaitable[T]], *args: object) -> T:
     else:
         msg = "this is a trio program already: await the async form of the function instead"
         raise UsageError(msg)
-    return trio.run(function, *args)
+    try:
+        return trio.run(function, *args)
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from None
+        raise

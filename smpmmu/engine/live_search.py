@@ -18,6 +18,8 @@ from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE, QUIESCENCE_STAYS_REACH
 from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from smpmmu.engine.system import System
     from smpmmu.engine.vcpus import Machine
 
@@ -106,9 +108,12 @@ def _closure(states: set[int], edges: dict[int, list[int]]) -> set[int]:
 
 async def search_live(
     system: System, budget: Budget | None = None, *, every: bool = False,
-    dropped: frozenset[str] = frozenset()
+    dropped: frozenset[str] = frozenset(), watch: Callable[[Exploration], None] | None = None
 ) -> tuple[Exploration, LiveSearch]:  # fmt: skip
-    """Explore `system` on live vCPUs; with `every` do not stop at the first violation."""
+    """Explore `system` on live vCPUs; with `every` do not stop at the first violation.
+
+    `watch` is called now and then with what is covered so far.
+    """
     budget = budget or Budget()
     seen = LiveSearch(system, reached={p.name: False for p in system.scoped(Scope.SOMETIMES)})
     began = time.monotonic()
@@ -117,6 +122,8 @@ async def search_live(
     while todo and not reason and (every or not seen.violations):
         prefix = todo.pop()
         seen.runs += 1
+        if watch is not None and seen.runs % 64 == 0:
+            watch(_exploration(seen, "interrupted"))
         async with running(system, dropped) as live:
             machine = live.machine
             for number in prefix[:-1]:

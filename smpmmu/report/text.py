@@ -146,6 +146,8 @@ def answer(row: Row, page: Page) -> None:
     if row.expected:
         wanted = f"{row.expected} {row.expected_property}".strip()
         agree = "not as expected" if row.surprising else "as expected"
+        if row.verdict == "UNDECIDED":
+            agree = "expected"
         page.line(f"{agree}: {wanted}, from: {row.source}", indent=2)
     for broken in row.broken:
         again = f"explore {row.name} --save DIR"
