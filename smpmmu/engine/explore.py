@@ -129,7 +129,7 @@ class Search:
         return kept + sum(p.nbytes for p in self._parents) + sum(a.nbytes for a in self._agents)
 
     def depths(self) -> Iterator[int]:
-        """Search depth by depth, yielding after every block of machines the depth reached."""
+        """Search depth by depth, yielding the depth as it begins and after every block of it."""
         self._visited.add(self._frontier.fps)
         if self.edges is not None:
             self.level_fps.append(self._frontier.fps)
@@ -143,19 +143,20 @@ class Search:
             return
         while self._frontier.ids.size and not self._done(depth):
             begin = 0
+            yield depth
             while begin < self._frontier.ids.size and not self._over_budget():
                 self._expand(begin, depth)
                 begin += ROWS
                 yield depth
             if self.stopped:
+                if self._suspect and not self.found:
+                    self._judge_stuck()  # a deadlock is one, though a shorter way may be unseen
                 return
             self._stuck.settle([f.fps for f in self._next])
-            if self._suspect:
-                self._judge_stuck(self._stuck.copy())
             depth += 1
             self._frontier = self._joined()
         if not self.found or self.every:
-            self._judge_stuck(self._stuck)
+            self._judge_stuck()
 
     def choices_to(self, state: int) -> list[int]:
         """Return the contexts that moved on the way to a state, first to last."""
@@ -316,11 +317,11 @@ class Search:
         self._suspect |= bool(still.size)
         self._note(block, begin, still, emissions)
 
-    def _judge_stuck(self, stuck: Stuck) -> None:
+    def _judge_stuck(self) -> None:
         """Judge what can never come to rest, as far as successors are known."""
         ends = np.cumsum(self.levels)
         names = (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE)
-        for name, (ids, fps) in zip(names, stuck.hopeless(), strict=True):
+        for name, (ids, fps) in zip(names, self._stuck.hopeless(), strict=True):
             if ids.size and (self.kernel.system.terminates or name == NO_DEADLOCK):
                 depths = np.searchsorted(ends, ids, side="right")
                 least = depths == depths.min()

@@ -84,15 +84,31 @@ class LiveSearch:
         else:
             hopeful = set(self.numbers.values())
         obligatory = {s for s, f in self.moves.items() if any(moved for _, moved in f)}
-        lively = _closure(obligatory | self.dead, backwards)
-        if self.system.terminates:
-            lively |= hopeful
+        lively = _closure(obligatory | self.dead, backwards) | (
+            hopeful if self.system.terminates else set()
+        )
+        endless = self._for_ever(hopeful, backwards)
         for state in sorted(self.numbers.values(), key=lambda s: (len(self.paths[s]), s)):
             if state not in lively:
                 self.violations.setdefault(NO_DEADLOCK, self.names(self.paths[state]))
-            elif state not in hopeful:
+            elif state in endless:
                 name = QUIESCENCE_STAYS_REACHABLE
                 self.violations.setdefault(name, self.names(self.paths[state]))
+
+    def _for_ever(self, hopeful: set[int], backwards: dict[int, list[int]]) -> set[int]:
+        """Return the states without hope that begin a path of obligatory moves without end."""
+        endless = set(self.numbers.values()) - hopeful
+        while True:
+            sources = {
+                state
+                for state in endless
+                for child, moved in self.moves.get(state, ())
+                if moved and child in endless
+            }
+            again = _closure(sources, backwards) - hopeful
+            if again == endless:
+                return endless
+            endless = again
 
 
 def _closure(states: set[int], edges: dict[int, list[int]]) -> set[int]:

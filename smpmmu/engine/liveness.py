@@ -78,17 +78,11 @@ class Stuck:
             self._peel(np.concatenate(frontier or [_NONE]))
             self._kept = self.count
 
-    def copy(self) -> Stuck:
-        """Return a copy whose peeling leaves this one alone."""
-        columns = (self.states, self.ids, self.sources, self.targets, self.obligatory)
-        states, ids, sources, targets, obligatory = (list(c) for c in columns)
-        return Stuck(states, ids, sources, targets, obligatory, self.count, self._kept)
-
     def hopeless(self) -> tuple[Hopeless, Hopeless]:
         """Return (ids, fingerprints) of states from which nothing obligatory, or no rest, follows.
 
-        The first are deadlocks (only daemons move, if anything), the second endless cycles.
-        States not yet expanded count as a way out.
+        The first are deadlocks: nothing obligatory can ever move again. From the second,
+        obligatory agents can move for ever. States not yet expanded count as a way out.
         """
         if not self.count:
             return (_NO_IDS, _NONE), (_NO_IDS, _NONE)
@@ -98,7 +92,20 @@ class Stuck:
         moving = np.zeros(states.size, dtype=np.bool_)
         moving[self.sources[0][self.obligatory[0]]] = True
         _spread(moving, self.sources[0], at)  # daemons may lead to where somebody can move
-        return (ids[~moving], states[~moving]), (ids[moving], states[moving])
+        endless = self._for_ever(at)
+        return (ids[~moving], states[~moving]), (ids[endless], states[endless])
+
+    def _for_ever(self, at: NDArray[np.int64]) -> Mask:
+        """Return which states begin a path with obligatory moves without end."""
+        sources, obligatory = self.sources[0], self.obligatory[0] & (at >= 0)
+        endless = np.ones(self.count, dtype=np.bool_)
+        while True:
+            before = endless
+            endless = np.zeros(self.count, dtype=np.bool_)
+            endless[sources[obligatory & before[at]]] = True
+            _spread(endless, sources, at)
+            if (endless == before).all():
+                return endless
 
     def _peel(self, frontier: Column) -> None:
         """Keep only states all of whose moves lead to kept states or to the frontier."""

@@ -73,6 +73,12 @@ def begin(context: Context, dropped: frozenset[str] = frozenset()) -> Place:
         found = "ends at once" if step is None else f"begins with {step.label!r}"
         msg = f"{context.name} must begin by waiting until its vector is pending; it {found}"
         raise ModelError(msg)
+    if masked and place.activation.loop is not None:
+        msg = (
+            f"{context.name} begins with a retry, so that a failed round would look as if the "
+            "handler had not begun; let it take its vector first"
+        )
+        raise ModelError(msg)
     return place
 
 

@@ -1,8 +1,9 @@
-"""Refuses programs that could carry values past what the engine remembers.
+"""Refuses modelled code that could carry values past what the engine remembers.
 
-A call's history is all that is remembered of it. State that modelled code keeps elsewhere (a
-global, a closure, a default argument, an attribute) would be merged away unseen, so code that
-can reach mutable Python state is refused before it runs. It must not know what the code models.
+A call's folded history is all that is remembered of it. State that modelled code keeps elsewhere
+(a global, a closure, a default argument, an attribute) would be merged away unseen, so code that
+can reach mutable Python state is refused: programs before they run, and functions and values that
+pass in and out of routines while they do. It must not know what the code models.
 """
 
 from __future__ import annotations
@@ -10,22 +11,48 @@ from __future__ import annotations
 import builtins
 import dis
 import enum
+import sys
 import types
 from dataclasses import fields
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.errors import ModelError
-from smpmmu.engine.routines import is_frozen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from smpmmu.engine.local import Call
 
-FROZEN = (int, float, complex, str, bytes, type(None), enum.Enum, range, type, types.ModuleType,
-          types.BuiltinFunctionType, type(...))  # fmt: skip
-REBINDING = {"STORE_GLOBAL": "global", "DELETE_GLOBAL": "global"}
+PLAIN_TYPES = frozenset({int, bool, str, bytes, type(None)})
+"""Values that are what they are; compared by type, since 1 == True in Python."""
+
+FROZEN_TYPES = PLAIN_TYPES | {float, complex, range, type(...)}
+"""What a program may reach beside; a float does not pass in or out of a routine."""
+
+PURE_MODULES = frozenset({
+    "__future__", "abc", "builtins", "collections", "dataclasses", "enum", "functools", "itertools",
+    "math", "operator", "_operator", "string", "types", "typing", "smpmmu",
+})  # fmt: skip
+"""Modules of Python's library, and ours, that a program may use."""
+
+OUTSIDE = frozenset({
+    "open", "input", "print", "globals", "locals", "vars", "setattr", "delattr", "exec", "eval",
+    "compile", "id", "hash", "breakpoint", "__import__", "object", "memoryview", "set", "frozenset",
+    "BaseException", "GeneratorExit", "KeyboardInterrupt", "SystemExit",
+})  # fmt: skip
+"""Builtins that reach outside the model, change what cannot be seen to change, give another order
+in every process, or catch what ends a run."""
+
+INSIDES = frozenset({
+    "__dict__", "__globals__", "__builtins__", "__closure__", "__code__", "__defaults__",
+    "__kwdefaults__", "__setattr__", "__delattr__", "__func__", "__self__", "__wrapped__",
+})  # fmt: skip
+"""Attributes through which what is frozen can be changed."""
+
+MOST_CHECKED = 10_000
+_CHECKED: dict[int, object] = {}
+"""Records and functions known to be good, kept alive so that no other object gets their id."""
 
 
 def check_pure(entry: Call) -> None:
@@ -34,116 +61,244 @@ def check_pure(entry: Call) -> None:
     Raises:
         ModelError: naming the function and what it reaches.
     """
-    name = entry.name
     for value in (*entry.args, *(value for _, value in entry.kwargs)):
-        _check(value, f"an argument of {name}", frozenset())
-    _check(entry.fn, name, frozenset())
+        _check(value, f"an argument of {entry.name}", frozenset())
+    _check(entry.fn, entry.name, frozenset())
+
+
+def check_value(value: object, what: str) -> None:
+    """Refuse a value through which one routine could change what another has read.
+
+    Raises:
+        ModelError: `value` is not an int, bool, str, bytes, None, enum member, class or pure
+            function, nor a tuple, frozenset or frozen dataclass of such.
+    """
+    if type(value) in PLAIN_TYPES or id(value) in _CHECKED:
+        return
+    if isinstance(value, (tuple, frozenset)):
+        for item in value:
+            check_value(item, what)
+        return
+    if is_frozen(value):
+        for field in fields(value):  # type: ignore[arg-type]  # it is a dataclass
+            check_value(getattr(value, field.name), what)
+        _remember(value)
+        return
+    if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, type, enum.Enum)):
+        _check(value, what, frozenset())
+        return
+    msg = (
+        f"{what} is a {type(value).__name__}: only integers, strings, enums, tuples and frozen "
+        "dataclasses may pass in and out of a routine, because its run is remembered by value"
+    )
+    raise ModelError(msg)
+
+
+def check_function(function: types.FunctionType) -> None:
+    """Refuse a function that reaches mutable state; quick for one that has been checked.
+
+    Raises:
+        ModelError: naming the function and what it reaches.
+    """
+    if id(function) not in _CHECKED:
+        _check(function, function.__qualname__, frozenset())
+
+
+def is_frozen(value: object) -> bool:
+    """Whether `value` is an instance of a frozen dataclass that is equal by all of its fields."""
+    kind = type(value)
+    parameters = getattr(kind, "__dataclass_params__", None)
+    if parameters is None or not parameters.frozen or not parameters.eq:
+        return False
+    generated = getattr(kind.__eq__, "__code__", None)
+    own = generated is None or generated.co_filename != "<string>"
+    return not own and all(f.compare for f in fields(value))  # type: ignore[arg-type]
+
+
+def _remember(value: object) -> None:
+    if len(_CHECKED) < MOST_CHECKED:
+        _CHECKED[id(value)] = value
 
 
 def _check(value: object, what: str, seen: frozenset[int]) -> None:
-    if isinstance(value, FROZEN) or id(value) in seen:
+    if type(value) in FROZEN_TYPES or id(value) in seen or id(value) in _CHECKED:
         return
-    if isinstance(value, types.FunctionType):
-        _check_function(value)
+    if _is_ours(value):
         return
+    seen |= {id(value)}
+    if isinstance(value, types.FunctionType) and "site-packages" not in value.__code__.co_filename:
+        _check_function(value, seen)
+        return
+    if isinstance(value, (types.FunctionType, types.ModuleType)) and not _parts(value):
+        msg = (
+            f"{what} is {value.__name__}, which is no part of the model: modelled code may await "
+            "only steps and other modelled functions"
+        )
+        raise ModelError(msg)
     parts = _parts(value)
     if parts is None:
-        if type(value).__module__.split(".")[0] in ("typing", "re", "__future__"):
-            return
         msg = (
-            f"{what} is a {type(value).__name__}, which can change: a program may reach only "
-            "integers, strings, tuples, frozen dataclasses, words and functions, because what it "
-            "remembers elsewhere would be lost between interleavings"
+            f"{what} is a {type(value).__name__}, which can change or reaches outside the model: a "
+            "program may use only integers, strings, tuples, frozen dataclasses, words and "
+            "functions, because what it remembers elsewhere would be lost between interleavings"
         )
         raise ModelError(msg)
     for name, part in parts:
-        _check(part, what + name, seen | {id(value)})
+        _check(part, what + name, seen)
+
+
+def _is_ours(value: object) -> bool:
+    """Whether a class, function or module belongs to the engine or is known to be pure."""
+    if _ends_runs(value):
+        return False
+    if isinstance(value, types.ModuleType):
+        return value.__name__.split(".")[0] in PURE_MODULES
+    if isinstance(value, (type, types.FunctionType)):
+        module = str(value.__module__)
+        return module.startswith("smpmmu.engine.") or (
+            isinstance(value, type) and module.split(".", maxsplit=1)[0] in PURE_MODULES
+        )
+    if isinstance(value, types.BuiltinFunctionType):
+        home = value.__self__
+        return isinstance(home, types.ModuleType) and home.__name__.split(".")[0] in PURE_MODULES
+    return type(value).__module__ in ("typing", "types", "__future__")
+
+
+PARTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], list[tuple[str, object]]]], ...] = (
+    ((tuple, frozenset), lambda v: [("[...]", item) for item in v]),
+    (enum.Enum, lambda v: [(".value", v.value)]),
+    (types.MappingProxyType, lambda v: [("[...]", item) for item in v.values()]),
+    (types.MethodType, lambda v: [(".__self__", v.__self__), ("", v.__func__)]),
+    ((staticmethod, classmethod), lambda v: [("", v.__func__)]),
+    (property, lambda v: [("", f) for f in (v.fget, v.fset, v.fdel) if f is not None]),
+    (partial, lambda v: [("(...)", p) for p in (v.func, *v.args, *v.keywords.values())]),
+    ((types.MemberDescriptorType, types.GetSetDescriptorType), lambda _: []),
+)
+"""What is inside a value that cannot change itself, by its type."""
 
 
 def _parts(value: object) -> list[tuple[str, object]] | None:
     """Return what is inside a value that cannot change itself; None if it can."""
-    if isinstance(value, (tuple, frozenset)):
-        return [("[...]", item) for item in value]
-    if isinstance(value, types.MappingProxyType):
-        return [("[...]", item) for item in value.values()]
-    if isinstance(value, types.MethodType):
-        return [(".__self__", value.__self__), ("", value.__func__)]
-    if isinstance(value, (staticmethod, classmethod)):
-        return [("", value.__func__)]
-    if isinstance(value, partial):
-        return [("(...)", p) for p in (value.func, *value.args, *value.keywords.values())]
+    for kind, inside in PARTS:
+        if isinstance(value, kind):
+            return inside(value)
+    if isinstance(value, types.ModuleType) and value.__name__ not in sys.stdlib_module_names:
+        return []  # what is taken from it is checked where it is taken
+    if isinstance(value, type) and not _ends_runs(value):
+        own = [item for item in vars(value).items() if not _is_machinery(item[0])]
+        return [(f".{name}", part) for name, part in own] + [("", b) for b in value.__bases__]
     if is_frozen(value):
-        return [
-            (f".{field.name}", getattr(value, field.name))
-            for field in fields(value)  # type: ignore[arg-type]  # it is a dataclass
-        ]
+        named = fields(value)  # type: ignore[arg-type]  # it is a dataclass
+        return [(f".{f.name}", getattr(value, f.name)) for f in named] + [("", type(value))]
     return None
 
 
-@lru_cache(maxsize=4096)
-def _check_function(function: types.FunctionType) -> None:
+def _ends_runs(value: object) -> bool:
+    """Whether a class is of exceptions that modelled code may neither raise nor catch."""
+    return (
+        isinstance(value, type)
+        and issubclass(value, BaseException)
+        and not issubclass(value, Exception)
+    )
+
+
+def _is_machinery(name: str) -> bool:
+    """Whether a class attribute is Python's own, or a slot."""
+    return (name.startswith("__") and name.endswith("__")) or name.startswith("_abc_")
+
+
+def _check_function(function: types.FunctionType, seen: frozenset[int]) -> None:
     """Check a function's own code, what it closes over, its defaults and its globals."""
-    if function.__module__.startswith("smpmmu.engine."):
-        return
     name = function.__qualname__
     if function.__dict__.keys() - {"__wrapped__", "__type_params__"}:
         msg = f"{name} has attributes, which would survive from call to call"
         raise ModelError(msg)
     for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-        _check(value, f"a default argument of {name}", frozenset())
-    for code in _codes(function.__code__):
-        _check_code(code, name)
+        _check(value, f"a default argument of {name}", seen)
     for free, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             value = cell.cell_contents
-        except ValueError:
+        except ValueError:  # not yet bound
             continue
-        if value is not function:
-            _check(value, f"{free!r}, which {name} closes over,", frozenset({id(function)}))
-    for code in _codes(function.__code__):
-        for instruction in dis.get_instructions(code):
-            if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                _check_global(function, str(instruction.argval))
+        _check(value, f"{free!r}, which {name} closes over,", seen)
+    taken, rebinding = _reaches(function.__code__)
+    for path in taken:
+        _check_global(function, path, seen)
+    if rebinding:
+        raise ModelError(rebinding)
     wrapped = getattr(function, "__wrapped__", None)
     if isinstance(wrapped, types.FunctionType):
-        _check_function(wrapped)
+        _check(wrapped, name, seen)
+    if function.__closure__ is None:  # what a closure holds may be rebound
+        _remember(function)
 
 
-def _check_global(function: types.FunctionType, wanted: str) -> None:
-    if wanted not in function.__globals__:
-        if hasattr(builtins, wanted):
-            _check_builtin(function, wanted)
+def _check_global(
+    function: types.FunctionType, path: tuple[str, ...], seen: frozenset[int]
+) -> None:
+    """Check a global that a function uses; of a module, the attribute that it takes from it."""
+    name = path[0]
+    if name not in function.__globals__:
+        if hasattr(builtins, name) and name in OUTSIDE:
+            msg = f"{function.__qualname__} uses {name}(), which reaches outside the model"
+            raise ModelError(msg)
         return
-    value = function.__globals__[wanted]
-    if value is function:
-        return
-    if isinstance(value, types.FunctionType):
-        if not _being_checked(value):
-            _guarded(value)
-        return
-    _check(value, f"the global {wanted!r}, which {function.__qualname__} uses,", frozenset())
+    value: object = function.__globals__[name]
+    text = name
+    for attribute in path[1:]:
+        if not isinstance(value, types.ModuleType) or not hasattr(value, attribute):
+            break
+        if value.__name__ in sys.stdlib_module_names and not _is_ours(value):
+            break
+        value, text = getattr(value, attribute), f"{text}.{attribute}"
+    _check(value, f"the global {text!r}, which {function.__qualname__} uses,", seen)
 
 
-def _check_builtin(function: types.FunctionType, wanted: str) -> None:
-    if wanted in ("open", "input", "globals", "setattr", "delattr", "exec", "eval", "print", "id"):
-        msg = f"{function.__qualname__} uses {wanted}(), which reaches outside the model"
-        raise ModelError(msg)
+@lru_cache(maxsize=4096)
+def _reaches(code: types.CodeType) -> tuple[tuple[tuple[str, ...], ...], str]:
+    """Return what code reaches outside itself, what is nested in it included.
+
+    First the globals that it reads, each with what it takes of it; then what it rebinds, in
+    words, or "".
+    """
+    found: list[tuple[str, ...]] = []
+    rebinding = ""
+    for part in _codes(code):
+        path: tuple[str, ...] = ()
+        previous = ""
+        for instruction in dis.get_instructions(part):
+            operation, operand = instruction.opname, instruction.argval
+            rebinding = rebinding or _rebinding(code, part, operation, operand)
+            if (previous, operation) == ("PUSH_EXC_INFO", "POP_TOP"):
+                rebinding = f"{code.co_qualname} has a bare except, which could swallow a bug_on"
+            previous = operation
+            if operation in ("LOAD_GLOBAL", "LOAD_NAME"):
+                path = (str(operand),)
+                found.append(path)
+            elif operation in ("LOAD_ATTR", "LOAD_METHOD") and path:
+                path = (*path, str(operand))
+                found[-1] = path
+            else:
+                path = ()
+    return tuple(dict.fromkeys(found)), rebinding
 
 
-_CHECKING: set[int] = set()
-
-
-def _being_checked(function: types.FunctionType) -> bool:
-    return id(function) in _CHECKING
-
-
-def _guarded(function: types.FunctionType) -> None:
-    """Check a function that another one uses, once, even if they use each other."""
-    _CHECKING.add(id(function))
-    try:
-        _check_function(function)
-    finally:
-        _CHECKING.discard(id(function))
+def _rebinding(code: types.CodeType, part: types.CodeType, operation: str, operand: object) -> str:
+    """Return in words what an instruction changes outside its function, or ""."""
+    what = ""
+    if operation in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+        what = f"rebinds the global {operand!r}"
+    elif operation == "STORE_DEREF" and operand in part.co_freevars:
+        what = f"rebinds {operand!r} of the function around it (nonlocal)"
+    elif operation in ("STORE_ATTR", "DELETE_ATTR"):
+        what = f"sets the attribute {operand!r}"
+    elif operation in ("LOAD_ATTR", "LOAD_METHOD") and operand in INSIDES:
+        what = f"uses {operand}"
+    elif operation in ("BUILD_SET", "SET_ADD"):
+        what = "builds a set, which has another order in every process"
+    elif operation == "IMPORT_NAME" and str(operand).split(".")[0] not in PURE_MODULES:
+        what = f"imports {operand!r}"
+    return f"{code.co_qualname} {what}; what survives a call must lie in a word" if what else ""
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -151,13 +306,3 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _codes(constant)
-
-
-def _check_code(code: types.CodeType, name: str) -> None:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in REBINDING:
-            msg = f"{name} rebinds the global {instruction.argval!r}"
-            raise ModelError(msg)
-        if instruction.opname == "STORE_DEREF" and instruction.argval in code.co_freevars:
-            msg = f"{name} rebinds {instruction.argval!r} of the function around it (nonlocal)"
-            raise ModelError(msg)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, ParamSpec, TypeVar
 
-from smpmmu.engine.errors import ModelError
+from smpmmu.engine.purity import check_function, check_value
 from smpmmu.engine.steps import Step, Word
 
 P = ParamSpec("P")
@@ -112,54 +112,6 @@ async def holds(lock: Word) -> bool:
     return answer
 
 
-PLAIN_TYPES = frozenset(
-    {int, bool, str, bytes, type(None), types.FunctionType, types.BuiltinFunctionType}
-)
-
-MOST_CHECKED = 10_000
-_CHECKED: dict[int, object] = {}
-"""Frozen records known to be good, kept alive so that no other object gets their id."""
-
-
-def is_frozen(value: object) -> bool:
-    """Whether `value` is an instance of a frozen dataclass that is equal by all of its fields."""
-    kind = type(value)
-    parameters = getattr(kind, "__dataclass_params__", None)
-    if parameters is None or not parameters.frozen or not parameters.eq:
-        return False
-    generated = getattr(kind.__eq__, "__code__", None)
-    own = generated is None or generated.co_filename != "<string>"
-    return not own and all(f.compare for f in fields(value))  # type: ignore[arg-type]
-
-
-def check_value(value: object, what: str) -> None:
-    """Refuse a value through which one routine could change what another has read.
-
-    Raises:
-        ModelError: `value` is not an int, bool, str, bytes, None, enum member, class, function,
-            nor a tuple, frozenset or frozen dataclass of such.
-    """
-    if type(value) in PLAIN_TYPES or id(value) in _CHECKED:
-        return
-    if isinstance(value, (enum.Enum, type)):
-        return
-    if isinstance(value, (tuple, frozenset)):
-        for item in value:
-            check_value(item, what)
-        return
-    if is_frozen(value):
-        for field in fields(value):  # type: ignore[arg-type]  # it is a dataclass
-            check_value(getattr(value, field.name), what)
-        if len(_CHECKED) < MOST_CHECKED:
-            _CHECKED[id(value)] = value
-        return
-    msg = (
-        f"{what} is a {type(value).__name__}: only integers, strings, enums, tuples and frozen "
-        "dataclasses may pass in and out of a routine, because its run is remembered by value"
-    )
-    raise ModelError(msg)
-
-
 def shape(value: object) -> object:
     """Return the types inside a checked value, so that 1, True and 1-member enums differ."""
     if isinstance(value, tuple):
@@ -176,6 +128,8 @@ def _summarised(fn: Routine[P, R], kind: Kind, why: str = "") -> Routine[P, R]:
 
     @functools.wraps(fn)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if isinstance(fn, types.FunctionType):
+            check_function(fn)
         for value in (*args, *kwargs.values()):
             check_value(value, f"an argument of {name}")
         before = await _say(Enter(name, kind, why))

@@ -136,6 +136,9 @@ class Step:
     def __post_init__(self) -> None:
         word = self.word
         if word is None:
+            if self.wait or self.when or self.returns or self.lock:
+                msg = f"{self.label!r} has no word to wait for, to test, to return or to lock"
+                raise ModelError(msg)
             return
         # Masks may be written as complements, which are negative in Python.
         object.__setattr__(self, "and_mask", self.and_mask & ALL)

@@ -75,6 +75,10 @@ class System:
             if names.count(name) > 1:
                 msg = f"two contexts or properties are named {name!r}"
                 raise ModelError(msg)
+        for reserved in (QUIESCENCE, NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE):
+            if reserved in names:
+                msg = f"the name {reserved!r} is taken by a property that every system has"
+                raise ModelError(msg)
         for prop in self.properties:
             for name in prop.truth.contexts():
                 if name not in names:

@@ -264,8 +264,9 @@ class Mirror:
         if position.step != runner.step:
             raise self._differ(number, position.step, runner.step)
         live = (runner.bug, runner.open, runner.idle)
-        # A handler is idle exactly at its first position; main contexts have no idle.
-        idle = self._at[number] == 0 if self._automata[number].context.repeats else runner.idle
+        # A handler is idle exactly at its first position; nothing else has an idle.
+        handler = runner.context.role is Role.IRQ
+        idle = self._at[number] == 0 if handler else runner.idle
         if (position.bug, position.open, idle) != live and not runner.bug:
             msg = (
                 f"live and batch disagree on {self._automata[number].context.name}: "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.routines import AGAIN, Again, indivisible, retry
+from smpmmu.engine.routines import AGAIN, Again, indivisible, retry, routine
 from smpmmu.engine.steps import TAKEN, Word, cmpxchg, load, store
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
@@ -65,7 +65,7 @@ async def sync_entry(ptep: Word) -> None:
     await store(spte_of(ptep), gpte_to_spte(gpte))
 
 
-async def demand_page(cpu: Cpu, addr: int, *, write: bool) -> bool:
+async def demand_page(cpu: Cpu, addr: int, *, write: bool, torn: bool = False) -> bool:
     """Answer a hidden fault: fill the shadow from the primary, or False if Linux must fault.
 
     The guest's own code may change its tables at any moment.
@@ -74,12 +74,18 @@ async def demand_page(cpu: Cpu, addr: int, *, write: bool) -> bool:
     if not allows(gpde, write=write):
         return False
     ptep = cpu.memory.table(pfn_of(gpde), pte_index(addr))
-    return await retry(fill, ptep, write=write)
+    return await retry(fill_torn if torn else fill, ptep, write=write)
 
 
 @indivisible(FAULT_IS_ATOMIC)
 async def fill(ptep: Word, *, write: bool) -> bool | Again:
     """Set A (and D for a write) in the primary, and fill the shadow from it."""
+    return await fill_torn(ptep, write=write)
+
+
+@routine
+async def fill_torn(ptep: Word, *, write: bool) -> bool | Again:
+    """Do what `fill` does; other CPUs can move between reading the primary and filling."""
     gpte = await load(ptep)
     if not allows(gpte, write=write):
         return False

@@ -73,6 +73,13 @@ async def vmi_page_fault(cpu: Cpu, addr: int, *, write: bool) -> bool:
     return await demand_page(cpu, addr, write=write)
 
 
+@routine
+async def vmi_page_fault_torn(cpu: Cpu, addr: int, *, write: bool) -> bool:
+    """As `vmi_page_fault`, by a hypervisor that fills the shadow from an entry read before."""
+    await drain(cpu)
+    return await demand_page(cpu, addr, write=write, torn=True)
+
+
 vmi = ParavirtOps(
     pte_update=vmi_update_pte,
     pte_update_defer=vmi_update_pte_defer,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.local import call
-from smpmmu.engine.routines import bug_on, irqs_enabled, routine
+from smpmmu.engine.routines import bug_on, routine
 from smpmmu.engine.steps import Word, fetch_and, fetch_or, load, store, wait_until
 from smpmmu.machine.cpu import INVALIDATE_TLB_VECTOR, Cpu, send_ipi, take_interrupt
 from smpmmu.machine.spinlock import spin_lock, spin_unlock, spinlock
@@ -49,7 +49,6 @@ async def flush_tlb_others(cpu: Cpu, cpumask: int, mm: MmStruct, va: int) -> Non
     """
     bug_on(cpumask == 0, "flush_tlb_others_has_somebody_to_tell")
     bug_on(cpumask & 1 << cpu.number, "flush_tlb_others_tells_others_only")
-    bug_on(not await irqs_enabled(), "flush_tlb_others_with_interrupts_on")
     await spin_lock(tlbstate_lock)
     await store(flush_mm, mm.number)
     await store(flush_va, va)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry, routine
+from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry
 from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load, store
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
@@ -36,13 +36,6 @@ class Access(enum.Enum):
     FAULT = "fault"
 
 
-class Walk(enum.Enum):
-    """Why a walk gave no translation."""
-
-    FAULT = "fault"
-    CHANGED = "changed"
-
-
 async def user_write(cpu: Cpu, addr: int) -> Access:
     """Write to the user page of `addr`; FAULT if Linux is given a page fault.
 
@@ -56,39 +49,39 @@ async def store_instruction(cpu: Cpu, addr: int) -> Access | Again:
     """Execute one store: TLB or walk, then the access; AGAIN after a hidden fault."""
     cached = await load(cpu.tlb(addr))
     if not allows(cached, write=True) or not cached & PAGE_DIRTY:
-        found = await walk(cpu, addr, write=True)
-        if found is Walk.CHANGED:
-            return AGAIN
-        if found is Walk.FAULT:
+        found = await retry(walk, cpu, addr, write=True)
+        if not found:
             return AGAIN if await cpu.pv.page_fault(cpu, addr, write=True) else Access.FAULT
-        assert isinstance(found, int)
         cached = found
         await store(cpu.tlb(addr), cached)
     await write_page(cpu, pfn_of(cached))
     return Access.DONE
 
 
-@routine
-async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Walk:
-    """Read the levels and set A (and D for a write); the leaf entry, or why there is none."""
+async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
+    """Read the levels and set A (and D for a write); the leaf entry, 0 for a fault.
+
+    AGAIN if an entry changed between being read and being marked: the walk begins anew, within
+    the instruction.
+    """
     directory = cpu.walked.table(cpu.cr3, pgd_index(addr))
     pde = await load(directory)
     if not allows(pde, write=write):
-        return Walk.FAULT
+        return 0
     if not pde & PAGE_ACCESSED:
         set_accessed = await cmpxchg(directory, pde, pde | PAGE_ACCESSED)
         if not set_accessed & TAKEN:
-            return Walk.CHANGED
+            return AGAIN
     leaf = cpu.walked.table(pfn_of(pde), pte_index(addr))
     pte = await load(leaf)
     if not allows(pte, write=write):
-        return Walk.FAULT
+        return 0
     wanted = pte | PAGE_ACCESSED | (PAGE_DIRTY if write else 0)
     if wanted != pte:
-        # Another CPU may have changed the entry since it was read: then the walk begins anew.
+        # Another CPU may have changed the entry since it was read.
         updated = await cmpxchg(leaf, pte, wanted)
         if not updated & TAKEN:
-            return Walk.CHANGED
+            return AGAIN
     return wanted
 
 

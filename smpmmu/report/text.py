@@ -65,7 +65,7 @@ class Page:
 
 def overview(rows: Sequence[Row], page: Page) -> None:
     """Add a table of variants: verdict, property, counts, and whether it was expected."""
-    table = Table(box=page.box(), pad_edge=False, header_style="")
+    table = Table(box=page.box(), pad_edge=False, header_style="", collapse_padding=True)
     table.add_column("scenario/variant", overflow="fold", min_width=_longest(rows, page))
     table.add_column("verdict")
     table.add_column("what breaks", overflow="fold")

@@ -22,13 +22,21 @@ from smpmmu.engine.local import call
 from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import fetch_or, load
 from smpmmu.hypervisor.shadow import shadow_of
-from smpmmu.hypervisor.vmi import vmi
+from smpmmu.hypervisor.vmi import vmi, vmi_page_fault_torn
 from smpmmu.kernel.mm import MmStruct, VmAreaStruct
 from smpmmu.kernel.paravirt import native
 from smpmmu.kernel.pgtable import ptep_set_wrprotect
 from smpmmu.kernel.smp import flush_tlb_page, install_interrupts
 from smpmmu.machine.cpu import Cpu
-from smpmmu.machine.entries import PAGE_PRESENT, PAGE_RW, PAGE_TABLE, entry
+from smpmmu.machine.entries import (
+    PAGE_ACCESSED,
+    PAGE_DIRTY,
+    PAGE_PRESENT,
+    PAGE_RW,
+    PAGE_TABLE,
+    PAGE_USER,
+    entry,
+)
 from smpmmu.machine.memory import PAGE_FROZEN, PAGE_VERSION, Memory
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
@@ -39,7 +47,9 @@ FURTHER = 6
 """Empty directory entries that the range still covers before the late flush at its end."""
 WRITES = 4
 PGD, TABLE, PAGE = 0x1, 0x2, 0x3
-GUEST = Memory(((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, PAGE_TABLE))))
+UNTOUCHED = PAGE_PRESENT | PAGE_RW | PAGE_USER
+"""A writable page before its first access, which sets A and D and fills the shadow."""
+TOUCHED = UNTOUCHED | PAGE_ACCESSED | PAGE_DIRTY
 MM = MmStruct(number=1, pgd=PGD, tables=((0, TABLE),), cpus=(0, 1, 2))
 VMA = VmAreaStruct(MM)
 
@@ -48,6 +58,10 @@ HOOKS = (
     ("immediate", vmi),
     # As written, ptep_set_wrprotect has the immediate hook; this is what it must not have.
     ("deferred", replace(vmi, pte_update=vmi.pte_update_defer)),
+)
+TORN = (
+    "a shadow filled from an entry that was read before another CPU changed it outlives the "
+    "change; KVM had this (f7d9c7b7b90)"
 )
 
 COMMENT = (
@@ -107,18 +121,45 @@ async def promise(cpu: Cpu) -> None:
         hook="deferred",
         late=True,
     ),
+    variant(
+        "immediate_untouched_page",
+        holds("as immediate_after_unlock; a hidden fault reads the primary, which is never wrong"),
+        hook="immediate",
+        late=True,
+        pte=UNTOUCHED,
+    ),
+    variant(
+        "deferred_untouched_page",
+        holds(COMMENT),
+        hook="deferred",
+        late=False,
+        pte=UNTOUCHED,
+    ),
+    variant(
+        "deferred_torn_fault",
+        violated(NO_WRITE_AFTER_PROMISE, TORN),
+        hook="deferred",
+        late=False,
+        pte=UNTOUCHED,
+        torn=True,
+    ),
 )
-def reliant_flusher(setup: Setup, *, hook: str, late: bool) -> None:
+def reliant_flusher(
+    setup: Setup, *, hook: str, late: bool, pte: int = TOUCHED, torn: bool = False
+) -> None:
     """A write-protects with pte_update; B sees it under the ptl, shoots down, relies on it."""
-    walked = GUEST if hook == "native" else shadow_of(GUEST, (TABLE,))
+    guest = Memory(((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, pte))))
+    walked = guest if hook == "native" else shadow_of(guest, (TABLE,))
     pv = dict(HOOKS)[hook]
-    cpus = [Cpu(number, GUEST, walked, PGD, pv, MM) for number in range(3)]
+    if torn:
+        pv = replace(pv, page_fault=vmi_page_fault_torn)
+    cpus = [Cpu(number, guest, walked, PGD, pv, MM) for number in range(3)]
     setup.cpu(0, call(write_protect, cpus[0], late=late))
     setup.cpu(1, call(rely_on_protection, cpus[1]))
     setup.cpu(2, *(call(user_write, cpus[2], ADDR) for _ in range(WRITES)))
     for cpu in cpus:
         install_interrupts(setup, cpu)
-    page = value(GUEST.page(PAGE))
+    page = value(guest.page(PAGE))
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
     written = page & PAGE_VERSION
     setup.sometimes("every write went through", finished("cpu2") & (written == WRITES))
