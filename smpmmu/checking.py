@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.answer import Answer
 from smpmmu.engine.errors import InternalError
-from smpmmu.engine.live import breathe, in_trio, random_run, replay
+from smpmmu.engine.live import Stray, breathe, in_trio, random_run, replay
 from smpmmu.engine.live_search import search_live
+from smpmmu.engine.program import Role
 from smpmmu.engine.run import Ending, Run
 from smpmmu.engine.stress import SeededRun, stress
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
@@ -31,6 +32,10 @@ LIVE_RUNS = 20
 
 LONGEST_BACKING_RUN = 2_000
 """Actions after which such a run is cut off."""
+
+LINGERING_RUNS = 5
+"""Random continuations of a counterexample that says that something can never happen again."""
+LONGEST_LINGERING = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +125,12 @@ async def _confirm(
     dropped: frozenset[str],
 ) -> Run:
     """Run a counterexample live; it must end as exploring said."""
-    run = await replay(system, example.choices, automata=automata, dropped=dropped)
-    if not confirms(run, example.name):
+    try:
+        run = await replay(system, example.choices, automata=automata, dropped=dropped)
+    except Stray as stray:
+        msg = f"the counterexample for {example.name} cannot be run live: {stray}"
+        raise InternalError(msg) from stray
+    if not confirms(run, example.name) or not await _lasts(system, example, dropped):
         msg = (
             f"exploring found {example.name} violated after {len(example.choices)} choices, but "
             f"the live run ended as {run.ending.value} {run.violated}"
@@ -131,16 +140,34 @@ async def _confirm(
 
 
 def confirms(run: Run, name: str) -> bool:
-    """Whether a live run shows the violation of `name`.
+    """Whether the last state of a live run can be one that violates `name`.
 
-    Where the violation is that rest can never be reached, no single state can show it: the run
-    confirms that the state is reached and is not one of rest.
+    That nothing obligatory, or no rest, can follow is not seen in a state; `_lasts` looks on.
     """
-    if name == NO_DEADLOCK:
-        return run.ending is Ending.STUCK or (run.ending is Ending.CUT and not run.violated)
-    if name == QUIESCENCE_STAYS_REACHABLE:
-        return run.ending is Ending.CUT
+    if name in (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE):
+        return run.ending in (Ending.STUCK, Ending.CUT)
     return run.ending is Ending.VIOLATION and name in run.broken
+
+
+async def _lasts(system: System, example: Counterexample, dropped: frozenset[str]) -> bool:
+    """Let the state after a counterexample go on at random: does what it says stay so?"""
+    if example.name not in (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE):
+        return True
+    roles = {context.name: context.role for context in system.contexts}
+    for seed in range(LINGERING_RUNS):
+        run = await random_run(
+            system,
+            seed,
+            after=example.choices,
+            longest=len(example.choices) + LONGEST_LINGERING,
+            dropped=dropped,
+        )
+        later = run.choices[len(example.choices) :]
+        if run.ending is Ending.QUIESCENT:
+            return False
+        if example.name == NO_DEADLOCK and any(roles[c] is not Role.DAEMON for c in later):
+            return False
+    return True
 
 
 async def _back(system: System, kernel: Kernel, runs: int, dropped: frozenset[str]) -> int:

@@ -106,7 +106,7 @@ def explore(
         from smpmmu.report.rows import SCHEMA
 
         data = {"schema": SCHEMA, "results": [row.json() for row in rows]}
-        click.echo(json.dumps(data, indent=2))
+        _out(json.dumps(data, indent=2) + "\n")
     elif overview:
         _print_page(lambda page: _overview(rows, page))
     sys.exit(_status(rows, expected=expected or overview))
@@ -124,12 +124,13 @@ def _overview(rows: Sequence[Row], page: Page) -> None:
 def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: list[Row]) -> None:
     """Do all jobs, telling `finished` of each row in order; say what was covered if stopped."""
     from smpmmu.engine.live import in_trio
-    from smpmmu.work import do_all, spread
+    from smpmmu.work import do, spread
 
     progress = _Progress()
 
     async def one_by_one() -> None:
-        async for row in do_all(jobs, progress.watch):
+        for job in jobs:
+            row = await do(job, progress.watch)
             progress.pause()
             finished(row)
 
@@ -153,7 +154,7 @@ def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: 
 
 
 def _status(rows: Sequence[Row], *, expected: bool) -> int:
-    if any(row.surprising if expected else row.broken for row in rows):
+    if any(row.surprising if expected and row.expected else row.broken for row in rows):
         return 1
     if any(row.verdict == "UNDECIDED" for row in rows):
         return 3
@@ -167,14 +168,16 @@ def list_() -> None:
     """List the catalogue: scenarios, their variants, and what is expected of each."""
     from smpmmu.scenarios import NAMES, scenario
 
+    lines = []
     for name in NAMES:
         each = scenario(name)
-        click.echo(f"{each.name}\n    {each.summary}")
+        lines += [each.name, f"    {each.summary}"]
         width = max(len(v.name) for v in each.variants)
         for variant in each.variants:
             wanted = variant.expected
             text = f"{wanted.verdict.value} {wanted.name}".strip() if wanted else ""
-            click.echo(f"  {variant.name:{width}}  {text}".rstrip())
+            lines.append(f"  {variant.name:{width}}  {text}".rstrip())
+    _out("\n".join(lines) + "\n")
 
 
 @cli.command(epilog=STATUSES)
@@ -223,10 +226,9 @@ def stress(target: str, seeds: range, form: str) -> NoReturn:
         click.echo(f"interrupted: {done:,} of {len(seeds):,} seeds were run", err=True)
         sys.exit(130)
     if form == "json":
-        click.echo(json.dumps(found.json(), indent=2))
+        _out(json.dumps(found.json(), indent=2) + "\n")
     else:
-        for line in found.lines():
-            click.echo(line)
+        _out("\n".join(found.lines()) + "\n")
     sys.exit(1 if found.failing else 3 if found.cut else 0)
 
 
@@ -246,7 +248,7 @@ def _bytes(text: str | None) -> int | None:
         return None
     units = {"K": 10**3, "M": 10**6, "G": 10**9}
     number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
-    if not number.isdigit() or not int(number):
+    if not (number.isascii() and number.isdigit() and int(number)):
         msg = f"expected a number of bytes, or one with K, M or G behind it, found {text!r}"
         raise click.BadParameter(msg)
     return int(number) * unit
@@ -256,6 +258,17 @@ def _report() -> Any:  # noqa: ANN401  a module, imported late because rich is s
     from smpmmu.report import text
 
     return text
+
+
+def _out(text: str) -> None:
+    """Print to standard output; a reader that has gone, or lacks a character, is no error."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    try:
+        click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_page(compose: Callable[[Page], None]) -> None:
@@ -269,7 +282,7 @@ def _print_page(compose: Callable[[Page], None]) -> None:
         ascii_only=not encoding.startswith("utf"),
     )
     compose(page)
-    click.echo(page.text, nl=False)
+    _out(page.text)
 
 
 class _Progress:
@@ -345,10 +358,6 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader has gone; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except SmpmmuError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(next(status for kind, status in EXITS if isinstance(error, kind)))

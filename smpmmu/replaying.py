@@ -14,12 +14,12 @@ from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ScheduleError, UsageError
 from smpmmu.engine.live import Stray, in_trio, random_run, replay
 from smpmmu.engine.run import Action, Ending, Run
-from smpmmu.engine.schedule import Schedule, read, recorded
+from smpmmu.engine.schedule import Schedule, filled, read
 from smpmmu.engine.stress import SeededRun, stress
 from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.report.rows import Step
 from smpmmu.targets import one
-from smpmmu.work import scheduled
+from smpmmu.work import scheduled, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,10 +71,7 @@ def replay_file(path: Path, *, fill: bool = False) -> Told:
         raise ScheduleError(msg)
     conclusion = f"confirmed: {schedule.violated} is violated after {len(run.actions)} choices"
     if fill:
-        whole = recorded(schedule.scenario, run, schedule.violated).write()
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(whole, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, filled(text, schedule, run))
         conclusion += f"; {path} was written in full"
     return Told(_steps(run), _columns(system), conclusion, 0)
 

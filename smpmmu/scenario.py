@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.errors import ModelError, UsageError
+from smpmmu.engine.local import Call
 from smpmmu.engine.program import Context, Role
 from smpmmu.engine.purity import check_pure
 from smpmmu.engine.system import Property, System, always, at_quiescence, sometimes
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from smpmmu.engine.expressions import Expr
-    from smpmmu.engine.local import Call
     from smpmmu.engine.steps import Word
 
 
@@ -67,7 +67,11 @@ class Setup:
             ModelError: there is no program, or one that could carry values past its calls.
         """
         for context in self._contexts:
-            for entry in context.calls:
+            program: tuple[object, ...] = context.calls  # users' files are seldom type-checked
+            for entry in program:
+                if not isinstance(entry, Call):
+                    msg = f"the program of {context.name} holds {entry!r}; expected call(function)"
+                    raise ModelError(msg)
                 check_pure(entry)
         ordered = sorted(self._contexts, key=lambda c: (list(Role).index(c.role), c.cpu))
         return System(tuple(ordered), tuple(self._properties), tuple(self._words))

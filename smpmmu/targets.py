@@ -48,7 +48,7 @@ class Target:
         except SmpmmuError as error:
             msg = f"{self.name}: {error}"
             raise type(error)(msg) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _users_error(self.file or self.name, error) from error
 
 
@@ -145,22 +145,21 @@ def _load(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except ModelError as error:
-        del sys.modules[name]
-        raise _users_error(str(path), error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _users_error(str(path), error) from error
     _LOADED[resolved] = module
     return module
 
 
-def _users_error(file: str, error: Exception) -> ModelError:
+def _users_error(file: str, error: BaseException) -> ModelError:
     """Return an error that shows the user's own line, and nothing of ours."""
     if isinstance(error, SyntaxError):
-        return ModelError(f"{file}:{error.lineno}: {error.msg}\n  {(error.text or '').strip()}")
+        where = f"{file}:{error.lineno}" if error.lineno else file
+        text = (error.text or "").strip()
+        return ModelError(f"{where}: {error.msg}" + (f"\n  {text}" if text else ""))
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if Path(f.filename).name == Path(file).name] or frames[-1:]
+    own = [f for f in frames if Path(f.filename).name == Path(file).name]
     where = f"{file}:{own[-1].lineno}: " if own else f"{file}: "
     line = f"\n  {own[-1].line}" if own and own[-1].line else ""
     kind = "" if isinstance(error, SmpmmuError) else f"{type(error).__name__}: "

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smpmmu.checking import LIVE_RUNS, check
+from smpmmu.engine.errors import UsageError
 from smpmmu.engine.live import in_trio
 from smpmmu.report.rows import Row, row
 from smpmmu.targets import Target, one
@@ -58,12 +60,6 @@ async def do(job: Job, watch: Watch | None = None) -> Row:
     return row(target.name, scenario.name, variant.name, variant.expected, answered, columns)
 
 
-async def do_all(jobs: list[Job], watch: Watch | None = None) -> AsyncIterator[Row]:
-    """Explore variants one after the other."""
-    for job in jobs:
-        yield await do(job, watch)
-
-
 def spread(jobs: list[Job], processes: int) -> Iterator[Row]:
     """Explore variants in several processes, yielding in the order of `jobs`."""
     context = multiprocessing.get_context("spawn")
@@ -89,17 +85,31 @@ def alone(job: Job) -> Row:
 
 
 def save(found: Row, folder: Path) -> Row:
-    """Write the schedules of a row, whole or not at all, and return the row with their names."""
+    """Write the schedules of a row, whole or not at all, and return the row with their names.
+
+    Raises:
+        UsageError: they cannot be written there.
+    """
     broken = []
     for number, each in enumerate(found.broken):
         tail = "" if number == 0 else f".{each.name}"
-        path = folder / f"{found.scenario}.{found.variant}{tail}.schedule"
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(_relative(each.schedule, found.name, folder), encoding="utf-8")
-        temporary.replace(path)
+        stem = re.sub(r"[^\w.-]+", "_", f"{found.scenario}.{found.variant}{tail}")
+        path = folder / f"{stem}.schedule"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(path, _relative(each.schedule, found.name, folder))
+        except OSError as error:
+            msg = f"cannot write {path}: {error.strerror}"
+            raise UsageError(msg) from error
         broken.append(replace(each, file=str(path)))
     return replace(found, broken=tuple(broken))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is never seen half written."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _relative(schedule: str, name: str, folder: Path) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 
 from smpmmu.engine.automaton import LONGEST_ACTION, Automaton
 from smpmmu.engine.errors import ModelError
+from smpmmu.engine.fingerprints import Keys
 from smpmmu.engine.layout import Field, Grown, Layout
-from smpmmu.engine.numbers import key_table
 from smpmmu.engine.program import Role
 from smpmmu.engine.steps import TAKEN, Step, Word, enabled, overflow, taken, updated
 
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from smpmmu.engine.system import System
 
     Rows = NDArray[np.intp]
-
-CHUNK = 8
-"""Bits of a wide word that are hashed by one table look-up."""
 
 
 @dataclass(slots=True)
@@ -77,8 +74,7 @@ class Kernel:
         self.layout = Layout(packed=packed)
         self.automata = [Automaton(c, dropped) for c in system.contexts]
         self._words: dict[str, Word] = {}
-        self._tables: dict[str, list[tuple[int, int, Column]]] = {}
-        self._rest_keys = [[0] for _ in system.contexts]
+        self._keys = Keys()
         by_cpu: dict[str, list[int]] = {}
         for number, context in enumerate(system.contexts):
             if context.role is not Role.DAEMON:
@@ -352,7 +348,7 @@ class Kernel:
                 wrong = np.flatnonzero(new > word.mask)
                 if wrong.size:
                     raise overflow(step, int(values[wrong[0]]))
-            fps = fps ^ self._hash(word, values) ^ self._hash(word, new)
+            fps = fps ^ self._keys.word(word, values) ^ self._keys.word(word, new)
             deltas = deltas.copy()
             deltas[field.lane] = deltas[field.lane] ^ ((values ^ new) << field.shift)
         if not step.returns:
@@ -380,11 +376,7 @@ class Kernel:
                 bits = max(2, (len(automaton.resting) - 1).bit_length() + 1 & ~1)
                 self.layout.want(_place(context), bits, 0)
                 raise Grown
-            keys = self._rest_keys[context]
-            if max(rest, before) >= len(keys):
-                table = key_table(f"position of {context}", 2 * max(rest, before) + 2)
-                keys[:] = (table ^ table[0]).tolist()
-            fps = fps ^ np.uint64(keys[before] ^ keys[rest])
+            fps = fps ^ np.uint64(self._keys.move(context, before, rest))
             deltas = deltas.copy()
             deltas[field.lane] = deltas[field.lane] ^ ((before ^ rest) << field.shift)
         progress = automaton.progress(start, after)
@@ -405,20 +397,6 @@ class Kernel:
         if known != word:
             msg = f"two words are named {word.name!r} but differ: {known} and {word}"
             raise ModelError(msg)
-
-    def _hash(self, word: Word, values: Column) -> Column:
-        tables = self._tables.get(word.name)
-        if tables is None:
-            tables = self._tables[word.name] = _hash_tables(word)
-        indices = values.view(np.int64)
-        result: Column
-        if len(tables) == 1:
-            result = tables[0][2].take(indices)
-            return result
-        result = np.zeros(values.shape, dtype=np.uint64)
-        for shift, mask, table in tables:
-            result ^= table.take(indices >> shift & mask)
-        return result
 
 
 @dataclass(slots=True)
@@ -456,15 +434,3 @@ def _distinct(keys: Column) -> list[int]:
 
 def _pick(deltas: list[Column | int], part: Rows) -> list[Column | int]:
     return [d if isinstance(d, int) else d[part] for d in deltas]
-
-
-def _hash_tables(word: Word) -> list[tuple[int, int, Column]]:
-    """Return (shift, mask, keys) for each part of a word; its initial value hashes to 0."""
-    tables = []
-    size = word.width if word.width <= 12 else CHUNK
-    for shift in range(0, word.width, size):
-        bits = min(size, word.width - shift)
-        mask = (1 << bits) - 1
-        keys = key_table(f"{word.name}:{shift}", 1 << bits)
-        tables.append((shift, mask, keys ^ keys[word.initial >> shift & mask]))
-    return tables

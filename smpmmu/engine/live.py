@@ -130,9 +130,12 @@ def _broken(machine: Machine) -> tuple[str, ...]:
 
 async def random_run(
     system: System, seed: int, *, automata: list[Automaton] | None = None,
-    longest: int = LONGEST_RUN, dropped: frozenset[str] = frozenset()
+    longest: int = LONGEST_RUN, dropped: frozenset[str] = frozenset(),
+    after: tuple[str, ...] = ()
 ) -> Run:  # fmt: skip
     """Run `system` live with uniform choices; with `automata`, hold it against them.
+
+    The choices in `after` are made first, whatever they lead to.
 
     Raises:
         InternalError: the live vCPUs and the automata disagree.
@@ -141,6 +144,10 @@ async def random_run(
     async with running(system, dropped) as live:
         mirror = Mirror(automata, live.machine) if automata is not None else None
         actions: list[Action] = []
+        for choice in after:
+            actions.append(await live.take(live.machine.numbers[choice]))
+            if mirror is not None:
+                mirror.follow(actions[-1])
         ending = _ending(live.machine)
         while ending is None and len(actions) < longest:
             able = live.machine.runnable()

@@ -100,7 +100,10 @@ class Activation:
             ModelError: the modelled code raised, awaited something else than a step, or did not
                 ask for what `replay` says it asked for before.
         """
-        coro = self.call.fn(*self.call.args, **dict(self.call.kwargs))
+        try:
+            coro = self.call.fn(*self.call.args, **dict(self.call.kwargs))
+        except (Exception, SystemExit) as error:
+            raise model_raised(self.call.name, error) from error
         if not hasattr(coro, "send"):
             msg = f"{self.call.name} is not an async function: it returned {coro!r}"
             raise ModelError(msg)
@@ -199,7 +202,7 @@ class Activation:
             return None
         except ModelError as error:
             raise located(error) from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise model_raised(self.call.name, error) from error
         return event if event is not None else object()
 
@@ -283,5 +286,9 @@ def model_raised(name: str, error: BaseException) -> ModelError:
 
 def _modellers_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/smpmmu/engine/" not in f.filename.replace("\\", "/")]
+    own = [
+        f
+        for f in frames
+        if "/smpmmu/engine/" not in f.filename.replace("\\", "/") and not f.filename.startswith("<")
+    ]
     return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""

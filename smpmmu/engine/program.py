@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from smpmmu.engine.errors import ModelError
-from smpmmu.engine.local import Activation, Call, model_raised
+from smpmmu.engine.local import Activation, Call
 
 
 class Role(enum.Enum):
@@ -66,7 +66,8 @@ def begin(context: Context, dropped: frozenset[str] = frozenset()) -> Place:
         msg = f"{context.name} has no program"
         raise ModelError(msg)
     masked = context.role is Role.IRQ
-    first = _start(context, 0, Activation(context.calls[0], not masked, frozenset(), dropped))
+    first = Activation(context.calls[0], not masked, frozenset(), dropped)
+    first.start()
     place = settle(context, Place(0, first))
     step = place.activation.step
     if masked and (step is None or step.wait is None):
@@ -103,16 +104,9 @@ def settle(context: Context, place: Place) -> Place:
             number, irqs = 0, context.role is not Role.IRQ
         dropped = activation.dropped
         activation.close()
-        activation = _start(context, number, Activation(context.calls[number], irqs, held, dropped))
-    return Place(number, activation)
-
-
-def _start(context: Context, number: int, activation: Activation) -> Activation:
-    try:
+        activation = Activation(context.calls[number], irqs, held, dropped)
         activation.start()
-    except TypeError as error:  # the arguments do not fit the function
-        raise model_raised(context.calls[number].name, error) from error
-    return activation
+    return Place(number, activation)
 
 
 def _left_behind(context: Context, activation: Activation) -> str:

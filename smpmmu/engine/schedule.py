@@ -63,6 +63,15 @@ class Schedule:
         return "\n".join([*head, *steps]) + "\n"
 
 
+def filled(text: str, schedule: Schedule, run: Run) -> str:
+    """Return the text of a schedule file with what each choice did, its comments kept."""
+    lines = text.split("\n")
+    width = max(len(line.choice) for line in schedule.lines)
+    for line, action in zip(schedule.lines, run.actions, strict=True):
+        lines[line.number - 1] = f"{line.choice:{width}}  {action.text}"
+    return "\n".join(lines)
+
+
 def recorded(scenario: str, run: Run, violated: str) -> Schedule:
     """Return the schedule of a live run."""
     lines = tuple(Line(action.context, action.text) for action in run.actions)

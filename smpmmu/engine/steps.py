@@ -299,11 +299,11 @@ def release(lock: Word) -> Step:
     return Step(f"unlock {lock.name}", lock, and_mask=0, lock=-1)
 
 
-def cli() -> Step:
+def local_irq_disable() -> Step:
     """Switch interrupts off on this vCPU."""
     return Step("cli", irqs=False)
 
 
-def sti() -> Step:
+def local_irq_enable() -> Step:
     """Switch interrupts on on this vCPU."""
     return Step("sti", irqs=True)

@@ -70,31 +70,40 @@ class System:
     words: tuple[Word, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_names()
+        self._check_contexts()
+
+    def _check_names(self) -> None:
         names = [c.name for c in self.contexts] + [p.name for p in self.properties]
         for name in names:
             if names.count(name) > 1:
                 msg = f"two contexts or properties are named {name!r}"
                 raise ModelError(msg)
-        for reserved in (QUIESCENCE, NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE):
-            if reserved in names:
-                msg = f"the name {reserved!r} is taken by a property that every system has"
+            if name in (QUIESCENCE, NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE):
+                msg = f"the name {name!r} is taken by a property that every system has"
+                raise ModelError(msg)
+        for context in self.contexts:
+            if not context.name or any(c.isspace() or c == "#" for c in context.name):
+                msg = f"a context is named {context.name!r}; a name has no blanks and no '#'"
                 raise ModelError(msg)
         for prop in self.properties:
             for name in prop.truth.contexts():
                 if name not in names:
                     msg = f"property {prop.name!r} reads the end of {name!r}, no context"
                     raise ModelError(msg)
+
+    def _check_contexts(self) -> None:
         if len(self.contexts) > MOST_CONTEXTS:
             msg = f"{len(self.contexts)} contexts; a system has at most {MOST_CONTEXTS}"
             raise ModelError(msg)
         mains = [c.cpu for c in self.contexts if c.role is Role.MAIN]
+        if not mains:
+            msg = "a system needs at least one vCPU with a program"
+            raise ModelError(msg)
         for cpu in mains:
             if mains.count(cpu) > 1:
                 msg = f"vCPU {cpu!r} has two main programs"
                 raise ModelError(msg)
-        if not mains:
-            msg = "a system needs at least one vCPU with a program"
-            raise ModelError(msg)
 
     @property
     def terminates(self) -> bool:

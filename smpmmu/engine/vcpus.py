@@ -106,6 +106,7 @@ class VCpu:
         if step is None:
             msg = f"{runner.context.name} was chosen but has nothing to do"
             raise InternalError(msg)
+        self._obey(runner, step)
         before = after = result = 0
         if step.word is not None:
             before = after = machine.read(step.word)
@@ -121,6 +122,16 @@ class VCpu:
                 result |= 0 if step.when is None else TAKEN
         runner.resume(result)
         return Taken(step, before, after, result)
+
+    def _obey(self, runner: Runner, step: Step) -> None:
+        """Refuse a step that breaks a rule of models, as the automaton does."""
+        name = runner.context.name
+        if runner.place.activation.mid and step.wait is not None:
+            msg = f"{name} waits ({step.label!r}) inside an indivisible action"
+            raise ModelError(msg)
+        if step.word is not None and step.word.owner not in ("", runner.context.cpu):
+            msg = f"{name} touches {step.word.name}, which is private to {step.word.owner}"
+            raise ModelError(msg)
 
     def close(self) -> None:
         """Drop all running coroutines."""

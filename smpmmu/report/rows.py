@@ -86,6 +86,11 @@ class Row:
         return self.broken[0].name if self.broken else ""
 
     @property
+    def decided(self) -> bool:
+        """Whether everything was looked at, or a violation found."""
+        return self.verdict != Verdict.UNDECIDED.value
+
+    @property
     def vacuous(self) -> tuple[str, ...]:
         """The `sometimes` never reached by a HOLDS."""
         if self.verdict != Verdict.HOLDS.value:
@@ -95,7 +100,7 @@ class Row:
     @property
     def surprising(self) -> bool:
         """Whether the answer differs from what is expected (UNDECIDED does not)."""
-        if not self.expected or self.verdict == Verdict.UNDECIDED.value:
+        if not self.expected or not self.decided:
             return False
         found = (self.verdict, self.violated)
         return found != (self.expected, self.expected_property)
@@ -110,7 +115,7 @@ class Row:
             "property": self.violated or None,
             "expected_verdict": self.expected or None,
             "expected_property": self.expected_property or None,
-            "as_expected": None if not self.expected else not self.surprising,
+            "as_expected": not self.surprising if self.expected and self.decided else None,
             "source": self.source or None,
             "states": self.states,
             "transitions": self.transitions,

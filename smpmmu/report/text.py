@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from smpmmu.report.rows import Broken, Row, Step
 
 STYLES = {"HOLDS": "green", "VIOLATED": "bold red", "UNDECIDED": "yellow"}
+NARROWEST_TABLE = 110
 NARROWEST_COLUMN = 26
 """Characters of a column of the story, below which it is told in one column."""
 
@@ -64,13 +65,21 @@ class Page:
 
 
 def overview(rows: Sequence[Row], page: Page) -> None:
-    """Add a table of variants: verdict, property, counts, and whether it was expected."""
+    """Add a table of variants: verdict, property, counts; a paragraph each if it is narrow."""
+    if page.width < NARROWEST_TABLE:
+        for row in rows:
+            page.line(row.name)
+            page.line(
+                (row.verdict, STYLES[row.verdict]), f" {row.violated or row.reason}", indent=2
+            )
+            page.line(counts(row), indent=2)
+        return
     table = Table(box=page.box(), pad_edge=False, header_style="", collapse_padding=True)
     table.add_column("scenario/variant", overflow="fold", min_width=_longest(rows, page))
-    table.add_column("verdict")
+    table.add_column("verdict", overflow="fold")
     table.add_column("what breaks", overflow="fold")
     for name in ("states", "transitions", "depth"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     table.add_column("live", overflow="fold")
     for row in rows:
         backing = f"{row.live_runs} runs" if row.live_runs else ""
@@ -181,7 +190,7 @@ def story(steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page)
     last = len(steps)
     if page.width < 8 + NARROWEST_COLUMN * len(cpus):
         table = Table(box=page.box(), pad_edge=False, header_style="")
-        table.add_column("", justify="right")
+        table.add_column("", justify="right", overflow="fold")
         table.add_column("who", overflow="fold")
         table.add_column("what", overflow="fold", ratio=1)
         for number, step in enumerate(steps, 1):
@@ -189,7 +198,7 @@ def story(steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page)
         page.table(table)
         return
     table = Table(box=page.box(), pad_edge=False, header_style="", expand=False)
-    table.add_column("", justify="right")
+    table.add_column("", justify="right", overflow="fold")
     for cpu in cpus:
         table.add_column(cpu, overflow="fold", max_width=(page.width - 8) // len(cpus) - 3)
     for number, step in enumerate(steps, 1):
