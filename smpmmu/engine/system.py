@@ -88,7 +88,7 @@ class System:
                 raise ModelError(msg)
         for prop in self.properties:
             for name in prop.truth.contexts():
-                if name not in names:
+                if name not in [c.name for c in self.contexts]:
                     msg = f"property {prop.name!r} reads the end of {name!r}, no context"
                     raise ModelError(msg)
 
