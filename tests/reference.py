@@ -196,7 +196,8 @@ class Reference:
             return True
         if context.role is Role.MAIN or not self.idle(state, number):
             return False
-        assert running is not None
+        if running is None:  # a vCPU without a program idles with interrupts on
+            return True
         return state.places[running].open and context.priority > level
 
     def enabled(self, state: State, step: Step) -> bool:
@@ -314,6 +315,10 @@ class Reference:
     def ends(self) -> bool:
         return not any(c.cyclic for c in self.contexts if c.role is Role.MAIN)
 
+    @property
+    def has_daemons(self) -> bool:
+        return any(c.role is Role.DAEMON for c in self.contexts)
+
     def hopeless(self, graph: Graph) -> set[int]:
         """Return the states from which neither rest nor a bug can be reached."""
         ends = self.ends
@@ -330,13 +335,21 @@ class Reference:
         return self.hopeless(graph) - _reaching(graph, moving)
 
     def endless(self, graph: Graph) -> tuple[set[int], set[int]]:
-        """Return (surely, possibly) endless states: hopeless ones on a cycle, not deadlocked.
-
-        From the sure ones not even a deadlock can be reached.
-        """
-        dead = self.deadlocked(graph)
-        possibly = self.hopeless(graph) - dead
-        return possibly - _reaching(graph, dead), possibly
+        """Return the hopeless states from which obligatory moves (must, can) go on for ever."""
+        dead, hopeless = self.deadlocked(graph), self.hopeless(graph)
+        must = hopeless - _reaching(graph, dead)
+        can: set[int] = set()
+        shrinking = hopeless
+        while shrinking != can:
+            can = shrinking
+            moving = {
+                here
+                for here in can
+                for number, there in graph.edges[here]
+                if there in can and self.contexts[number].role is not Role.DAEMON
+            }
+            shrinking = can & _reaching(graph, moving)
+        return must, can
 
     def best(self, graph: Graph, targets: set[int]) -> tuple[str, ...]:
         """Return the schedule to a target: shortest, then fewest switches, then first in order."""

@@ -8,6 +8,7 @@ know why a state is a target.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,27 +34,22 @@ def fewest_switches(kernel: Kernel, targets: Column, budget: Budget) -> list[int
     """
     search = Search(kernel, budget, every=True, keep_edges=True)
     assert search.edges is not None
-    levels: list[list[tuple[Index, NDArray[np.uint8], Column]]] = []
+    starts: list[int] = []  # where the edges of each depth begin
     wanted = np.sort(targets)
-    searching = search.depths()
     goal: Index | None = None
-    depth = -1
-    while goal is None:
-        here = next(searching, None)
-        if here is None or search.stopped:
-            break
-        if here != depth:  # all of the depth before is known now
-            depth = here
-            levels.append([])
+    for depth in search.depths():
+        if depth == len(starts):  # all of the depth before is known now
+            starts.append(len(search.edges))
             goal = _hits(search.level_fps[depth], wanted)
-        levels[depth].extend(search.edges)
-        search.edges.clear()
+            if goal is not None:
+                break
     if goal is None and not search.stopped:
+        starts.append(len(search.edges))
         goal = _hits(search.level_fps[-1], wanted)
-        depth = len(search.level_fps) - 1
     if goal is None:
         return None
-    return _best(search, levels[:depth], goal, len(kernel.automata))
+    levels = [search.edges[low:high] for low, high in itertools.pairwise(starts)]
+    return _best(search, levels, goal, len(kernel.automata))
 
 
 def _hits(fps: Column, wanted: Column) -> Index | None:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from smpmmu.engine import batch
+from smpmmu.engine import fingerprints
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.closure import Collision, certify
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.expressions import value
-from smpmmu.engine.steps import Word
+from smpmmu.engine.local import call
+from smpmmu.engine.routines import bug_on
+from smpmmu.engine.steps import Word, load, store
 from smpmmu.engine.system import System, always
 from smpmmu.engine.verdict import Verdict
-from tests.engine.programs import asked, counting, main, system
+from tests.engine.programs import asked, counting, main, steps, system
 
 if TYPE_CHECKING:
     from smpmmu.engine.batch import Kernel
@@ -27,12 +29,12 @@ SQUARE = system(main("cpu0", counting("a", 4)), main("cpu1", counting("b", 4)))
 
 def weaken(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
     """Let every fingerprint key have a few bits only, so that states collide."""
-    strong = batch.key_table
+    strong = fingerprints.key_table
 
     def few_bits(name: str, size: int) -> np.ndarray:
         return strong(name, size) & np.uint64((1 << bits) - 1)
 
-    monkeypatch.setattr(batch, "key_table", few_bits)
+    monkeypatch.setattr(fingerprints, "key_table", few_bits)
 
 
 def test_collisions_are_errors_of_ours() -> None:
@@ -89,6 +91,22 @@ def test_a_complete_set_of_states_is_certified() -> None:
     kernel, states = finished_search()
     assert sum(part.fps.size for part in states) == 25
     certify(kernel, states)
+
+
+def test_nothing_need_follow_a_bug() -> None:
+    word = Word("word", 2)
+
+    async def fails() -> None:
+        got = await load(word)
+        bug_on(got == 1, "word_is_not_1")
+
+    sets = call(steps, store(word, 1), store(word, 2))
+    question = asked(system(main("cpu0", call(fails)), main("cpu1", sets)), every=True)
+    assert question.result is not None
+    assert [v.name for v in question.result.violations] == ["word_is_not_1"]
+    # Two programs of one and two steps, and one state that met the bug and is not left.
+    assert question.result.states == 2 * 3 + 1
+    certify(question.kernel, question.search.whole)
 
 
 @pytest.mark.parametrize("lost", range(1, 9))
