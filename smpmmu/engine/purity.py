@@ -11,8 +11,10 @@ from __future__ import annotations
 import builtins
 import dis
 import enum
+import inspect
 import sys
 import types
+from collections import namedtuple
 from dataclasses import fields
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -38,8 +40,8 @@ PURE_MODULES = frozenset({
 
 OUTSIDE = frozenset({
     "open", "input", "print", "globals", "locals", "vars", "setattr", "delattr", "exec", "eval",
-    "compile", "id", "hash", "breakpoint", "__import__", "object", "memoryview", "set", "frozenset",
-    "BaseException", "GeneratorExit", "KeyboardInterrupt", "SystemExit",
+    "getattr", "compile", "id", "hash", "breakpoint", "__import__", "object", "memoryview", "set",
+    "frozenset", "BaseException", "GeneratorExit", "KeyboardInterrupt", "SystemExit",
 })  # fmt: skip
 """Builtins that reach outside the model, change what cannot be seen to change, give another order
 in every process, or catch what ends a run."""
@@ -47,6 +49,7 @@ in every process, or catch what ends a run."""
 INSIDES = frozenset({
     "__dict__", "__globals__", "__builtins__", "__closure__", "__code__", "__defaults__",
     "__kwdefaults__", "__setattr__", "__delattr__", "__func__", "__self__", "__wrapped__",
+    "attrgetter", "methodcaller",
 })  # fmt: skip
 """Attributes through which what is frozen can be changed."""
 
@@ -94,14 +97,14 @@ def check_value(value: object, what: str) -> None:
     raise ModelError(msg)
 
 
-def check_function(function: types.FunctionType) -> None:
+def check_function(function: object) -> None:
     """Refuse a function that reaches mutable state; quick for one that has been checked.
 
     Raises:
         ModelError: naming the function and what it reaches.
     """
     if id(function) not in _CHECKED:
-        _check(function, function.__qualname__, frozenset())
+        _check(function, getattr(function, "__qualname__", repr(function)), frozenset())
 
 
 def is_frozen(value: object) -> bool:
@@ -126,6 +129,8 @@ def _check(value: object, what: str, seen: frozenset[int]) -> None:
     if _is_ours(value):
         return
     seen |= {id(value)}
+    if isinstance(value, types.FunctionType) and _pythons_own(value.__code__.co_filename):
+        return
     if isinstance(value, types.FunctionType) and "site-packages" not in value.__code__.co_filename:
         _check_function(value, seen)
         return
@@ -160,19 +165,33 @@ def _is_ours(value: object) -> bool:
         )
     if isinstance(value, types.BuiltinFunctionType):
         home = value.__self__
+        if value.__name__ in OUTSIDE:
+            return False
+        if isinstance(home, type):  # such as int.__new__
+            return home.__module__ == "builtins"
         return isinstance(home, types.ModuleType) and home.__name__.split(".")[0] in PURE_MODULES
-    return type(value).__module__ in ("typing", "types", "__future__")
+    return type(value).__module__ in ("typing", "__future__") or type(value) is NAMED_FIELD
 
+
+NAMED_FIELD = type(vars(namedtuple("_Named", "field"))["field"])
+SLOTS = (
+    types.MemberDescriptorType,
+    types.GetSetDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodDescriptorType,
+    types.ClassMethodDescriptorType,
+    types.GenericAlias,
+)
 
 PARTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], list[tuple[str, object]]]], ...] = (
-    ((tuple, frozenset), lambda v: [("[...]", item) for item in v]),
-    (enum.Enum, lambda v: [(".value", v.value)]),
+    (tuple, lambda v: [("[...]", item) for item in v] + [("", type(v))]),
+    (enum.Enum, lambda v: [(".value", v.value), ("", type(v))]),
     (types.MappingProxyType, lambda v: [("[...]", item) for item in v.values()]),
     (types.MethodType, lambda v: [(".__self__", v.__self__), ("", v.__func__)]),
     ((staticmethod, classmethod), lambda v: [("", v.__func__)]),
     (property, lambda v: [("", f) for f in (v.fget, v.fset, v.fdel) if f is not None]),
     (partial, lambda v: [("(...)", p) for p in (v.func, *v.args, *v.keywords.values())]),
-    ((types.MemberDescriptorType, types.GetSetDescriptorType), lambda _: []),
+    (SLOTS, lambda _: []),
 )
 """What is inside a value that cannot change itself, by its type."""
 
@@ -184,9 +203,10 @@ def _parts(value: object) -> list[tuple[str, object]] | None:
             return inside(value)
     if isinstance(value, types.ModuleType) and value.__name__ not in sys.stdlib_module_names:
         return []  # what is taken from it is checked where it is taken
+    if isinstance(value, frozenset) and not any(isinstance(v, (str, bytes)) for v in value):
+        return [("[...]", item) for item in value]  # strings lie in another order every time
     if isinstance(value, type) and not _ends_runs(value):
-        own = [item for item in vars(value).items() if not _is_machinery(item[0])]
-        return [(f".{name}", part) for name, part in own] + [("", b) for b in value.__bases__]
+        return _parts_of_class(value)
     if is_frozen(value):
         named = fields(value)  # type: ignore[arg-type]  # it is a dataclass
         return [(f".{f.name}", getattr(value, f.name)) for f in named] + [("", type(value))]
@@ -202,9 +222,31 @@ def _ends_runs(value: object) -> bool:
     )
 
 
-def _is_machinery(name: str) -> bool:
-    """Whether a class attribute is Python's own, or a slot."""
-    return (name.startswith("__") and name.endswith("__")) or name.startswith("_abc_")
+MACHINERY = frozenset({
+    "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__",
+    "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__slots__", "__parameters__",
+    "__orig_bases__", "__abstractmethods__", "__static_attributes__", "__firstlineno__",
+    "__classcell__", "_abc_impl", "_field_defaults",
+})  # fmt: skip
+"""Class attributes that Python makes and nobody uses to remember."""
+
+
+def _pythons_own(filename: str) -> bool:
+    """Whether code is what Python makes for dataclasses, enums and named tuples."""
+    files = {getattr(sys.modules.get(module), "__file__", None) for module in PURE_MODULES}
+    return filename in files or filename.startswith(("<string>", "namedtuple_"))
+
+
+def _parts_of_class(kind: type) -> list[tuple[str, object]]:
+    """Return what is inside a class: its attributes, its bases, and a metaclass of its own."""
+    parts: list[tuple[str, object]] = [("", base) for base in kind.__bases__]
+    if type(kind).__module__.split(".")[0] not in PURE_MODULES:
+        parts.append(("", type(kind)))
+    for name, part in vars(kind).items():
+        pythons = issubclass(kind, enum.Enum) and not isinstance(part, types.FunctionType)
+        if name not in MACHINERY and not pythons:
+            parts.append((f".{name}", part))
+    return parts
 
 
 def _check_function(function: types.FunctionType, seen: frozenset[int]) -> None:
@@ -294,6 +336,10 @@ def _rebinding(code: types.CodeType, part: types.CodeType, operation: str, opera
         what = f"sets the attribute {operand!r}"
     elif operation in ("LOAD_ATTR", "LOAD_METHOD") and operand in INSIDES:
         what = f"uses {operand}"
+    elif operation in ("BEFORE_WITH", "BEFORE_ASYNC_WITH"):
+        what = "has a with statement, which could swallow a bug_on"
+    elif part.co_flags & inspect.CO_ASYNC_GENERATOR:
+        what = "is or holds an asynchronous generator"
     elif operation in ("BUILD_SET", "SET_ADD"):
         what = "builds a set, which has another order in every process"
     elif operation == "IMPORT_NAME" and str(operand).split(".")[0] not in PURE_MODULES:

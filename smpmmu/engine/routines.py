@@ -128,8 +128,7 @@ def _summarised(fn: Routine[P, R], kind: Kind, why: str = "") -> Routine[P, R]:
 
     @functools.wraps(fn)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        if isinstance(fn, types.FunctionType):
-            check_function(fn)
+        check_function(fn)
         for value in (*args, *kwargs.values()):
             check_value(value, f"an argument of {name}")
         before = await _say(Enter(name, kind, why))
