@@ -292,7 +292,7 @@ def depth(graph: Graph, states: set[int]) -> int:
     return min(graph.depths[n] for n in states)
 
 
-@hypothetically(250)
+@hypothetically(160)
 @given(systems(bugs=True))
 def test_every_state_and_violation_is_found_at_its_depth(system: System) -> None:
     search, reference, graph = both(system)
@@ -310,7 +310,7 @@ def test_every_state_and_violation_is_found_at_its_depth(system: System) -> None
         assert endless_at in {graph.depths[n] for n in can}
 
 
-@hypothetically(150)
+@hypothetically(100)
 @given(systems(bugs=True))
 def test_the_first_violation_is_a_shortest_with_fewest_switches(system: System) -> None:
     _, reference, graph = both(system)
