@@ -70,7 +70,8 @@ class Setup:
             program: tuple[object, ...] = context.calls  # users' files are seldom type-checked
             for entry in program:
                 if not isinstance(entry, Call):
-                    msg = f"the program of {context.name} holds {entry!r}; expected call(function)"
+                    found = getattr(entry, "__name__", type(entry).__name__)
+                    msg = f"the program of {context.name} holds {found}; expected call(...)"
                     raise ModelError(msg)
                 check_pure(entry)
         ordered = sorted(self._contexts, key=lambda c: (list(Role).index(c.role), c.cpu))
