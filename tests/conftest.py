@@ -6,26 +6,27 @@ import importlib
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.shell import Done, Shell, spawn
 
-cli = importlib.import_module("smpmmu.cli")
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
     """Return what runs the command line in this process."""
+    main = importlib.import_module("smpmmu.cli").main
     before = set(sys.modules)
 
     def run(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["smpmmu", *arguments])
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            main()
         out, err = capsys.readouterr()
         return Done(int(exit_.value.code or 0), out, err)
 

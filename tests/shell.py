@@ -47,10 +47,10 @@ def spawn(*arguments: str, cwd: Path = ROOT, text: bool = True, **changes: str) 
     return Done(made.returncode, made.stdout.decode(), made.stderr.decode())
 
 
-def python(code: str, **changes: str) -> Done:
+def python(code: str, *arguments: str, **changes: str) -> Done:
     """Run Python code in a process of its own."""
     made = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         cwd=ROOT,
         env=environment(**changes),
         capture_output=True,
@@ -64,7 +64,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def in_terminal(*arguments: str, columns: int, cwd: Path = ROOT, **changes: str) -> Done:
     """Run the command line on a terminal so many columns wide; both streams come as `out`."""
-    import pty  # noqa: PLC0415  not on every system
+    import pty
 
     leader, follower = pty.openpty()
     running = subprocess.Popen(

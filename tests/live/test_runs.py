@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
@@ -13,11 +15,13 @@ from smpmmu.engine.local import call
 from smpmmu.engine.run import Action, Ending, Run
 from smpmmu.engine.steps import load, store
 from smpmmu.engine.stress import SeededRun, stress
-from smpmmu.engine.system import System
-from smpmmu.engine.vcpus import Machine
 from smpmmu.targets import one
 from tests.live.systems import LOCK, SYSTEMS, X, main, running, system
 from tests.shell import DEFECT
+
+if TYPE_CHECKING:
+    from smpmmu.engine.system import System
+    from smpmmu.engine.vcpus import Machine
 
 CROSSWISE = ("cpu0", "cpu1", "cpu1", "cpu0")
 
@@ -84,14 +88,15 @@ async def test_choices_name_interrupts_and_hardware() -> None:
 @pytest.mark.parametrize(
     ("choices", "number", "known", "possible"),
     [
-        (("cpu0", "cpu7"), 1, False, ("cpu0", "cpu1")),
-        (("cpu0", "cpu1", "cpu1"), 2, True, ("cpu0",)),
-        (("cpu0",) * 5, 4, True, ("cpu1",)),
+        (("cpu7",), 0, False, ("cpu0", "cpu1")),
+        (("cpu0", "cpu0", "cpu1"), 2, True, ("cpu0",)),  # it waits for the lock
+        (("cpu0",) * 5, 4, True, ("cpu1",)),  # it has finished
+        (("cpu0",) * 4 + ("cpu1",) * 4 + ("cpu0 ",), 8, False, ()),
     ],
 )
 @pytest.mark.trio
 async def test_a_choice_that_cannot_move_is_an_error(
-    choices: tuple[str, ...], number: int, known: bool, possible: tuple[str, ...]
+    choices: tuple[str, ...], number: int, known: object, possible: tuple[str, ...]
 ) -> None:
     with pytest.raises(Stray, match=f"choice {number + 1}: {choices[number]} ") as caught:
         await replay(SYSTEMS["locked"], choices)
@@ -120,7 +125,8 @@ async def test_every_action_can_be_looked_at_as_it_is_taken() -> None:
 @pytest.mark.trio
 async def test_what_a_look_raises_comes_out_as_it_is() -> None:
     def refuse(*_: object) -> None:
-        raise LookupError("enough")
+        msg = "enough"
+        raise LookupError(msg)
 
     with pytest.raises(LookupError, match="enough"):
         await replay(SYSTEMS["lost_update"], CROSSWISE, check=refuse)
@@ -129,7 +135,8 @@ async def test_what_a_look_raises_comes_out_as_it_is() -> None:
 async def _raises() -> None:
     seen = await load(X)
     if seen:
-        raise ValueError("one was read")
+        msg = "one was read"
+        raise ValueError(msg)
 
 
 @pytest.mark.trio
@@ -154,7 +161,9 @@ def batch_values(kernel: Kernel, run: SeededRun) -> dict[str, int]:
             block.lanes[lane] ^= np.asarray(delta, dtype=np.uint64)
         block.fps = emission.fps
     words = {w.name: (w, kernel.word(block, w)) for w in kernel._words.values()}
-    return {n: int(np.ravel(v)[0]) for n, (w, v) in words.items() if int(np.ravel(v)[0]) != w.initial}
+    return {
+        n: int(np.ravel(v)[0]) for n, (w, v) in words.items() if int(np.ravel(v)[0]) != w.initial
+    }
 
 
 async def agree_on_seeds(system: System, seeds: range, *, longest: int) -> list[Run]:
