@@ -71,7 +71,7 @@ class Setup:
             for entry in program:
                 if not isinstance(entry, Call):
                     found = getattr(entry, "__name__", type(entry).__name__)
-                    msg = f"the program of {context.name} holds {found}; expected call(...)"
+                    msg = f"the program of {context.name} holds {found}; expected call({found})"
                     raise ModelError(msg)
                 check_pure(entry)
         ordered = sorted(self._contexts, key=lambda c: (list(Role).index(c.role), c.cpu))

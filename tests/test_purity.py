@@ -578,6 +578,23 @@ HARMLESS = {
         "return seen", "kept.seen", RECORD.replace("(frozen=True)", "").split("\n\n\n")[0],
         DATACLASS, hidden="kept = Record(await look())",
     ),
+    "a_record_with_a_property": Hiding(
+        "return Record(seen)", "kept.twice",
+        RECORD.split("\n\n\n", maxsplit=1)[0]
+        + "\n\n    @property\n    def twice(self):\n        return 2 * self.seen",
+        DATACLASS, hidden="kept = await look()",
+    ),
+    "a_record_that_inherits": Hiding(
+        "return More(seen)", "kept.get()",
+        RECORD.split("\n\n\n", maxsplit=1)[0]
+        + "\n\n    def get(self):\n        return self.seen\n\n\n@dataclass(frozen=True)\n"
+        "class More(Record):\n    def get(self):\n        return super().get()",
+        DATACLASS, hidden="kept = await look()",
+    ),
+    "a_flag": Hiding(
+        "return Kind(seen)", "kept & Kind.A", "class Kind(enum.IntFlag):\n    A = 1\n    B = 2",
+        "import enum", hidden="kept = await look()",
+    ),
     "a_dictionary_made_on_the_way": Hiding(
         "return seen", "kept[0]",
         hidden="found = await look()\n    kept = {n: found for n in (0, 1)}",
@@ -607,6 +624,79 @@ def test_the_race_is_there_and_random_runs_do_not_meet_it(users: Users, shell: S
     header = f"smpmmu schedule 1\nscenario {file}:leak/default\nexpect VIOLATED mark_stays_clear"
     users("it.schedule", f"{header}\n\n{choices}\n")
     assert shell("replay", "it.schedule").status == 0
+
+
+# What is not seen today.
+
+SLOTS = RECORD.replace("frozen=True", "frozen=True, slots=True")
+KIND = "class Kind(enum.Enum):\n    A = 1\n\n    {}"
+
+NOT_SEEN = {
+    "annotations_of_a_function": Hiding(
+        "look.__annotations__['seen'] = seen", "look.__annotations__.get('seen', 0)"
+    ),
+    "annotations_of_a_class": Hiding(
+        "Box.__annotations__['seen'] = seen", "Box.__annotations__['seen']",
+        "class Box:\n    seen: 0",
+    ),
+    "docstring_of_a_class_that_is_a_list": Hiding(
+        "Box.__doc__[0] = seen", "Box.__doc__[0]", "class Box:\n    __doc__ = [0]"
+    ),
+    "slots_of_a_class_in_a_list": Hiding(
+        "Box.__slots__[0] = seen", "Box.__slots__[0] == 1", "class Box:\n    __slots__ = ['a']"
+    ),
+    "list_as_value_of_an_enum_member": Hiding(
+        "Kind.A.value[0] = seen", "Kind.A.value[0]", "class Kind(enum.Enum):\n    A = [0]",
+        "import enum",
+    ),
+    "property_of_an_enum": Hiding(
+        "Kind.A.seen.append(seen)", "Kind.A.seen[-1]",
+        "BOX = [0]\n\n\n"
+        + KIND.format("@property\n    def seen(self):\n        return BOX"),
+        "import enum",
+    ),
+    "static_method_of_an_enum": Hiding(
+        "Kind.box().append(seen)", "Kind.box()[-1]",
+        "BOX = [0]\n\n\n" + KIND.format("@staticmethod\n    def box():\n        return BOX"),
+        "import enum",
+    ),
+    "members_of_an_enum": Hiding(
+        "Kind._member_map_['SEEN'] = seen", "Kind._member_map_.get('SEEN')", KIND.format(""),
+        "import enum",
+    ),
+    "evaluated_lambda": Hiding(
+        "put(seen)", "get()",
+        "BOX = [0]\nput, get = eval('lambda v: BOX.append(v)'), eval('lambda: BOX[-1]')",
+    ),
+    "attrgetter_by_its_own_name": Hiding(
+        "attrgetter('__dict__')(STASH)['seen'] = seen", "STASH.seen", RECORD,
+        DATACLASS + "\nfrom operator import attrgetter",
+    ),
+    "name_of_a_function_wrapped_anew": Hiding(
+        "functools.update_wrapper(stash, one if seen else zero)", "stash.__name__ == 'one'",
+        "def stash():\n    pass\n\n\ndef one():\n    pass\n\n\ndef zero():\n    pass",
+        "import functools",
+    ),
+    "keywords_of_a_partial": Hiding(
+        "STASH.keywords['key'] = seen", "STASH.keywords['key']",
+        "STASH = functools.partial(max, key=0)", "import functools",
+    ),
+    "slot_of_a_frozen_record": Hiding(
+        "Record.seen.__set__(STASH, seen)", "STASH.seen", SLOTS, DATACLASS
+    ),
+    "frozen_record_made_again": Hiding("STASH.__init__(seen)", "STASH.seen", RECORD, DATACLASS),
+    "state_of_a_frozen_record": Hiding(
+        "STASH.__setstate__([seen])", "STASH.seen", SLOTS, DATACLASS
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.xfail(strict=True, reason="not seen: HOLDS, exit status 0, although it is violated")
+@pytest.mark.parametrize("name", NOT_SEEN)
+def test_hiding_places_that_are_not_seen(name: str, users: Users, shell: Shell) -> None:
+    done = shell("explore", users("leak.py", NOT_SEEN[name].text()))
+    assert done.status in (1, 4)
+    assert "Traceback" not in done.err
 
 
 # Clocks, chance, and order.

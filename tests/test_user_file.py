@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.shell import ROOT, Shell, python, spawn
-
-if TYPE_CHECKING:
-    from _pytest.mark import ParameterSet
 
 Users = Callable[[str, str], str]
 
@@ -366,18 +362,9 @@ ALONE = {
     ),
     "null_byte": ("x = 1\0", "null bytes"),
 }
-NOT_WELL = {
-    "function_instead_of_call": "shows our line, name = entry.name, as the user's",
-}
 
 
-def marked(name: str) -> ParameterSet:
-    if name not in NOT_WELL:
-        return pytest.param(name)
-    return pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=NOT_WELL[name]))
-
-
-@pytest.mark.parametrize("name", [marked(name) for name in ALONE])
+@pytest.mark.parametrize("name", list(ALONE))
 def test_a_wrong_file_ends_with_4_and_shows_nothing_of_ours(name: str, users: Users) -> None:
     text, said = ALONE[name]
     users("own.py", text)

@@ -37,6 +37,7 @@ class Baton:
         """Begin with nobody waiting."""
         self._sleeper: trio.lowlevel.Task | None = None
 
+    @trio.lowlevel.enable_ki_protection  # a Ctrl-C between noting who sleeps and sleeping
     async def wait(self) -> Any:  # noqa: ANN401  what is handed over depends on the direction
         """Sleep until the baton comes, and return what came with it."""
         self._sleeper = trio.lowlevel.current_task()
@@ -47,12 +48,14 @@ class Baton:
 
         return await trio.lowlevel.wait_task_rescheduled(abort)
 
+    @trio.lowlevel.enable_ki_protection
     def hand(self, value: object = None) -> None:
         """Wake the sleeper with `value`."""
         sleeper, self._sleeper = self._sleeper, None
         if sleeper is not None:
             trio.lowlevel.reschedule(sleeper, outcome.Value(value))
 
+    @trio.lowlevel.enable_ki_protection
     def fail(self, error: BaseException) -> None:
         """Wake the sleeper with an exception."""
         sleeper, self._sleeper = self._sleeper, None

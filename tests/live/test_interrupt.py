@@ -146,12 +146,6 @@ except BaseException as error:
 """
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a Ctrl-C after Baton.wait has noted who sleeps, before the sleep itself, leaves a "
-    "sleeper behind that is awake; it is woken later in the middle of something else: "
-    "TrioInternalError, or a hang",
-)
 @pytest.mark.parametrize("moment", [3, 4, 11])
 def test_ctrl_c_at_the_moment_of_falling_asleep(moment: int) -> None:
     done = python(FALLING_ASLEEP, str(moment))
