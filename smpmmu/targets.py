@@ -67,6 +67,9 @@ def find(text: str) -> list[Target]:
     file, name = _split(text)
     known = _from_file(file) if file else dict.fromkeys(NAMES)
     wanted, _, variant = name.partition("/")
+    if not file and not wanted:
+        msg = f"{text!r} names no scenario; there are: {', '.join(known)}"
+        raise UsageError(msg)
     if wanted and wanted not in known:
         msg = "scenario"
         raise _unknown(msg, wanted, list(known), file)

@@ -678,3 +678,10 @@ def test_nothing_but_the_answer_goes_to_standard_output(knobs: str, tmp_path: Pa
     assert str(tmp_path) not in done.out
     assert str(ROOT) not in done.out
     assert not re.search(r"\d\.\d+ ?s\b", done.out)
+
+
+@pytest.mark.parametrize("nothing", ["", "/", "/deferred_under_ptl"])
+def test_a_name_of_nothing_is_not_the_whole_catalogue(nothing: str, shell: Shell) -> None:
+    done = shell("explore", nothing)
+    assert done.status == 2
+    assert "names no scenario" in done.err

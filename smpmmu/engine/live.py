@@ -238,7 +238,8 @@ def in_trio(function: Callable[..., Awaitable[T]], *args: object) -> T:
         msg = "this is a trio program already: await the async form of the function instead"
         raise UsageError(msg)
     try:
-        return trio.run(function, *args)
+        # A Ctrl-C anywhere else could land while a nursery is being entered or left.
+        return trio.run(function, *args, restrict_keyboard_interrupt_to_checkpoints=True)
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is not None:
             raise KeyboardInterrupt from None

@@ -11,12 +11,13 @@ from __future__ import annotations
 import builtins
 import dis
 import enum
+import functools
 import inspect
+import operator
 import sys
 import types
 from collections import namedtuple
 from dataclasses import fields
-from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.errors import ModelError
@@ -46,12 +47,12 @@ OUTSIDE = frozenset({
 """Builtins that reach outside the model, change what cannot be seen to change, give another order
 in every process, or catch what ends a run."""
 
-INSIDES = frozenset({
-    "__dict__", "__globals__", "__builtins__", "__closure__", "__code__", "__defaults__",
-    "__kwdefaults__", "__setattr__", "__delattr__", "__func__", "__self__", "__wrapped__",
-    "attrgetter", "methodcaller",
-})  # fmt: skip
-"""Attributes through which what is frozen can be changed."""
+INSIDES = frozenset({"attrgetter", "methodcaller", "update_wrapper", "wraps", "keywords"})
+"""Attributes through which what is frozen can be changed, beside those with underscores."""
+
+CHANGERS = (operator.attrgetter, operator.methodcaller, operator.setitem, operator.delitem,
+            functools.update_wrapper, functools.wraps)  # fmt: skip
+"""The same, by whatever name a program has them."""
 
 MOST_CHECKED = 10_000
 _CHECKED: dict[int, object] = {}
@@ -129,7 +130,7 @@ def _check(value: object, what: str, seen: frozenset[int]) -> None:
     if _is_ours(value):
         return
     seen |= {id(value)}
-    if isinstance(value, types.FunctionType) and _pythons_own(value.__code__.co_filename):
+    if isinstance(value, types.FunctionType) and _pythons_own(value):
         return
     if isinstance(value, types.FunctionType) and "site-packages" not in value.__code__.co_filename:
         _check_function(value, seen)
@@ -154,7 +155,7 @@ def _check(value: object, what: str, seen: frozenset[int]) -> None:
 
 def _is_ours(value: object) -> bool:
     """Whether a class, function or module belongs to the engine or is known to be pure."""
-    if _ends_runs(value):
+    if _ends_runs(value) or any(value is changer for changer in CHANGERS):
         return False
     if isinstance(value, types.ModuleType):
         return value.__name__.split(".")[0] in PURE_MODULES
@@ -190,7 +191,7 @@ PARTS: tuple[tuple[type | tuple[type, ...], Callable[[Any], list[tuple[str, obje
     (types.MethodType, lambda v: [(".__self__", v.__self__), ("", v.__func__)]),
     ((staticmethod, classmethod), lambda v: [("", v.__func__)]),
     (property, lambda v: [("", f) for f in (v.fget, v.fset, v.fdel) if f is not None]),
-    (partial, lambda v: [("(...)", p) for p in (v.func, *v.args, *v.keywords.values())]),
+    (functools.partial, lambda v: [("(...)", p) for p in (v.func, *v.args, *v.keywords.values())]),
     (SLOTS, lambda _: []),
 )
 """What is inside a value that cannot change itself, by its type."""
@@ -231,10 +232,15 @@ MACHINERY = frozenset({
 """Class attributes that Python makes and nobody uses to remember."""
 
 
-def _pythons_own(filename: str) -> bool:
-    """Whether code is what Python makes for dataclasses, enums and named tuples."""
+def _pythons_own(function: types.FunctionType) -> bool:
+    """Whether a function is what Python makes for dataclasses, enums and named tuples."""
+    filename = function.__code__.co_filename
+    if any(function is changer for changer in CHANGERS):
+        return False
+    if filename == "<string>":
+        return function.__name__.startswith("__")
     files = {getattr(sys.modules.get(module), "__file__", None) for module in PURE_MODULES}
-    return filename in files or filename.startswith(("<string>", "namedtuple_"))
+    return filename in files or filename.startswith("namedtuple_")
 
 
 def _parts_of_class(kind: type) -> list[tuple[str, object]]:
@@ -242,9 +248,12 @@ def _parts_of_class(kind: type) -> list[tuple[str, object]]:
     parts: list[tuple[str, object]] = [("", base) for base in kind.__bases__]
     if type(kind).__module__.split(".")[0] not in PURE_MODULES:
         parts.append(("", type(kind)))
+    members = {m.name: m.value for m in kind} if issubclass(kind, enum.Enum) else {}
     for name, part in vars(kind).items():
-        pythons = issubclass(kind, enum.Enum) and not isinstance(part, types.FunctionType)
-        if name not in MACHINERY and not pythons:
+        own = isinstance(part, types.FunctionType) or not (members and name.startswith("_"))
+        if name in members:
+            parts.append((f".{name}", members[name]))
+        elif name not in MACHINERY and own:
             parts.append((f".{name}", part))
     return parts
 
@@ -252,7 +261,7 @@ def _parts_of_class(kind: type) -> list[tuple[str, object]]:
 def _check_function(function: types.FunctionType, seen: frozenset[int]) -> None:
     """Check a function's own code, what it closes over, its defaults and its globals."""
     name = function.__qualname__
-    if function.__dict__.keys() - {"__wrapped__", "__type_params__"}:
+    if function.__dict__.keys() - {"__wrapped__", "__type_params__", "__isabstractmethod__"}:
         msg = f"{name} has attributes, which would survive from call to call"
         raise ModelError(msg)
     for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
@@ -296,7 +305,7 @@ def _check_global(
     _check(value, f"the global {text!r}, which {function.__qualname__} uses,", seen)
 
 
-@lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)
 def _reaches(code: types.CodeType) -> tuple[tuple[tuple[str, ...], ...], str]:
     """Return what code reaches outside itself, what is nested in it included.
 
@@ -334,7 +343,7 @@ def _rebinding(code: types.CodeType, part: types.CodeType, operation: str, opera
         what = f"rebinds {operand!r} of the function around it (nonlocal)"
     elif operation in ("STORE_ATTR", "DELETE_ATTR"):
         what = f"sets the attribute {operand!r}"
-    elif operation in ("LOAD_ATTR", "LOAD_METHOD") and operand in INSIDES:
+    elif operation in ("LOAD_ATTR", "LOAD_METHOD") and _is_inside(str(operand)):
         what = f"uses {operand}"
     elif operation in ("BEFORE_WITH", "BEFORE_ASYNC_WITH"):
         what = "has a with statement, which could swallow a bug_on"
@@ -345,6 +354,11 @@ def _rebinding(code: types.CodeType, part: types.CodeType, operation: str, opera
     elif operation == "IMPORT_NAME" and str(operand).split(".")[0] not in PURE_MODULES:
         what = f"imports {operand!r}"
     return f"{code.co_qualname} {what}; what survives a call must lie in a word" if what else ""
+
+
+def _is_inside(name: str) -> bool:
+    """Whether an attribute belongs to Python's own workings, such as `__dict__`."""
+    return name in INSIDES or name.startswith("__") or (name[0] == "_" == name[-1])
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -150,3 +150,45 @@ except BaseException as error:
 def test_ctrl_c_at_the_moment_of_falling_asleep(moment: int) -> None:
     done = python(FALLING_ASLEEP, str(moment))
     assert (done.out, done.err) == ("KeyboardInterrupt\n", "")
+
+
+COMING_AND_GOING = """
+import contextlib
+import signal
+import sys
+from smpmmu.checking import explore
+from tests.live.systems import SYSTEMS
+
+where, engine = sys.argv[1:]
+Manager = contextlib._AsyncGeneratorContextManager
+enter, leave = Manager.__aenter__, Manager.__aexit__
+
+
+async def entered(self):
+    result = await enter(self)
+    if where == "entered":
+        signal.raise_signal(signal.SIGINT)
+    return result
+
+
+async def leaving(self, *how):
+    if where == "leaving":
+        signal.raise_signal(signal.SIGINT)
+    return await leave(self, *how)
+
+
+Manager.__aenter__, Manager.__aexit__ = entered, leaving
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.alarm(20)
+try:
+    explore(SYSTEMS["locked"], engine=engine)
+except BaseException as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("where", ["entered", "leaving"])
+@pytest.mark.parametrize("engine", ["batch", "live"])
+def test_ctrl_c_while_a_machine_starts_or_stops(where: str, engine: str) -> None:
+    done = python(COMING_AND_GOING, where, engine)
+    assert (done.status, done.out, done.err) == (0, "KeyboardInterrupt\n", "")
