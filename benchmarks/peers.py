@@ -90,11 +90,6 @@ class Measured:
     peak_bytes: int
 
 
-def available() -> dict[str, bool]:
-    """Return which peers can run here."""
-    return {"spin": _missing("spin") is None, "c": _missing("c") is None}
-
-
 def run_spin(
     n: int,
     p: int,

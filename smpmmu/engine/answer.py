@@ -13,6 +13,7 @@ from smpmmu.engine.batch import Kernel
 from smpmmu.engine.closure import certify
 from smpmmu.engine.explore import Search
 from smpmmu.engine.shortest import fewest_switches
+from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Answer:
         chosen = self._chosen(search.found)
         if chosen:
             examples = tuple(self._example(found) for found in chosen)
-            return self._summary(Verdict.VIOLATED, examples)
+            return self._summary(Verdict.VIOLATED, examples, search.stopped)
         if search.stopped:
             return self._summary(Verdict.UNDECIDED, (), search.stopped)
         if search.exact:
@@ -77,7 +78,9 @@ class Answer:
             choices = self.search.choices_to(int(found.ids[0]))
         names = tuple(self.system.contexts[c].name for c in choices)
         switches = sum(a != b for a, b in itertools.pairwise(names))
-        return Counterexample(found.name, names, switches, fewest)
+        # What can never happen again is known of all states only at the end of a search.
+        cut = bool(self.search.stopped) and found.name in (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE)
+        return Counterexample(found.name, names, switches, fewest, shortest=not cut)
 
     def _summary(
         self, verdict: Verdict, violations: tuple[Counterexample, ...] = (), reason: str = ""

@@ -195,6 +195,7 @@ def _exploration(seen: LiveSearch, reason: str) -> Exploration:
             choices,
             sum(a != b for a, b in itertools.pairwise(choices)),
             fewest_switches=False,
+            shortest=False,
         )
         for name, choices in ordered
     )

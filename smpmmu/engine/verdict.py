@@ -33,12 +33,14 @@ class Counterexample:
         switches: consecutive choices of different contexts; the fewest among the shortest
             schedules if `fewest_switches`.
         fewest_switches: whether the budget allowed to compare all shortest schedules.
+        shortest: whether no schedule that breaks the property has fewer choices.
     """
 
     name: str
     choices: tuple[str, ...]
     switches: int
     fewest_switches: bool = True
+    shortest: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Exploration:
         depth: actions of the longest shortest path.
         levels: states at each depth.
         reached: for every `sometimes` (and `quiescence`) whether some state has it.
-        reason: of UNDECIDED: which budget ended it.
+        reason: which budget ended the search, if one did.
         exact: duplicates were compared whole; otherwise see `collision_bound`.
         nbytes: bytes of the visited set and the parents.
         peak_nbytes: the most that the search's own arrays took, the frontier included.

@@ -156,7 +156,7 @@ def row(
                 example.name,
                 len(example.choices),
                 example.switches,
-                answered.engine == "batch",
+                example.shortest,
                 example.fewest_switches,
                 story,
                 recorded(name, run, example.name).write() if run else "",

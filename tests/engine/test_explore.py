@@ -859,3 +859,16 @@ def test_too_many_contexts_are_refused(count: int) -> None:
 def test_a_system_that_is_none_is_refused(contexts, holds, why: str) -> None:
     with pytest.raises(ModelError, match=why):
         System(contexts, holds)
+
+
+def test_a_deadlock_found_by_a_search_that_was_cut_is_not_called_shortest() -> None:
+    question = Answer(system(main("a", call(steps, wait_until(X, 1)))))
+    for _ in question.work():
+        pass
+    assert question.result is not None
+    assert question.result.violations[0].shortest
+    question.search.stopped = "states (1)"
+    cut = question._conclude()
+    assert cut.verdict is Verdict.VIOLATED
+    assert cut.reason == "states (1)"
+    assert not cut.violations[0].shortest
