@@ -32,6 +32,7 @@ class Setup:
         self._contexts: list[Context] = []
         self._properties: list[Property] = []
         self._words: list[Word] = []
+        self._evictors: list[Context] = []
 
     def cpu(self, number: int, *calls: Call, cyclic: bool = False) -> None:
         """Give vCPU `number` its program."""
@@ -48,6 +49,15 @@ class Setup:
             Context(f"cpu{number}.{name}", f"cpu{number}", calls, Role.DAEMON, cyclic=True)
         )
 
+    def evictor(self, number: int, name: str, *calls: Call) -> None:
+        """Give vCPU `number` hardware that drops what it has cached at any time, or never.
+
+        It is left out at first; whatever HOLDS is explored once more with it.
+        """
+        self._evictors.append(
+            Context(f"cpu{number}.{name}", f"cpu{number}", calls, Role.DAEMON, cyclic=True)
+        )
+
     def always(self, name: str, truth: Expr) -> None:
         """Demand that `truth` holds in every state; `name` is a positive sentence."""
         self._properties.append(always(name, truth))
@@ -60,13 +70,16 @@ class Setup:
         """Demand that `truth` holds in some state, lest a pass be vacuous."""
         self._properties.append(sometimes(name, truth))
 
-    def system(self) -> System:
+    def system(self, *, evictor: bool = False) -> System:
         """Return what was collected, mains first, as the order of columns and of ties.
+
+        With `evictor`, evictors are among it.
 
         Raises:
             ModelError: there is no program, or one that could carry values past its calls.
         """
-        for context in self._contexts:
+        contexts = self._contexts + (self._evictors if evictor else [])
+        for context in contexts:
             program: tuple[object, ...] = context.calls  # users' files are seldom type-checked
             for entry in program:
                 if not isinstance(entry, Call):
@@ -74,7 +87,7 @@ class Setup:
                     msg = f"the program of {context.name} holds {found}; expected call({found})"
                     raise ModelError(msg)
                 check_pure(entry)
-        ordered = sorted(self._contexts, key=lambda c: (list(Role).index(c.role), c.cpu))
+        ordered = sorted(contexts, key=lambda c: (list(Role).index(c.role), c.cpu))
         return System(tuple(ordered), tuple(self._properties), tuple(self._words))
 
 
@@ -120,15 +133,15 @@ class Scenario:
     build: Callable[..., None]
     variants: tuple[Variant, ...]
 
-    def system(self, chosen: Variant) -> System:
-        """Build the system of a variant.
+    def system(self, chosen: Variant, *, evictor: bool = False) -> System:
+        """Build the system of a variant, with its evictors or without.
 
         Raises:
             ModelError: the scenario's function raised, or its programs break a rule.
         """
         setup = Setup()
         self.build(setup, **dict(chosen.knobs))
-        return setup.system()
+        return setup.system(evictor=evictor)
 
     def variant(self, name: str) -> Variant:
         """Return a variant by name.

@@ -23,7 +23,7 @@ from smpmmu.engine.routines import (
     Returned,
     shape,
 )
-from smpmmu.engine.steps import Step
+from smpmmu.engine.steps import TAKEN, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -150,7 +150,8 @@ class Activation:
             self.irqs = step.irqs
         if step.lock and step.word is not None:
             if step.lock > 0:
-                self.held |= {step.word.name}
+                if step.when is None or result & TAKEN:
+                    self.held |= {step.word.name}
             elif step.word.name not in self.held:
                 self._end(f"{step.word.name}_unlocked_only_by_its_holder")
                 return True

@@ -116,7 +116,7 @@ class Step:
         label: what the story prints.
         word: the word accessed; None for a private instruction (cli, sti).
         irqs: the context's interrupt flag from here on, if the step changes it.
-        lock: +1 if the step acquires its word as a lock, -1 if it releases it.
+        lock: +1 if the step acquires its word as a lock (where it is taken), -1 if it releases it.
 
     Raises:
         ModelError: a mask or value does not fit the word.
@@ -292,6 +292,11 @@ def wait_until(word: Word, value: int, mask: int = ALL, *, equal: bool = True) -
 def acquire(lock: Word) -> Step:
     """Take a lock word, waiting while it is held."""
     return Step(f"lock {lock.name}", lock, wait=Wait(1, 0), xor_mask=1, lock=1)
+
+
+def try_acquire(lock: Word) -> Step:
+    """Take a lock word if it is free; the result has TAKEN if it was."""
+    return Step(f"try to lock {lock.name}", lock, when=When(1, 0), xor_mask=1, lock=1)
 
 
 def release(lock: Word) -> Step:

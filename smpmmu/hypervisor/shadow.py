@@ -1,31 +1,32 @@
 """The shadow: the tables that the walker really reads, derived from the guest's.
 
-Shadow entries are present only if the primary is present and accessed, writable only if it is
-writable and dirty; what is missing is a hidden fault, which reads the primary, sets A or D in it
-and fills the shadow. Names as in lguest: `g...` the guest's, `s...` the shadow's. It must not
-know Linux.
+With A/D tracking, shadow entries are present only if the primary is present and accessed, and
+writable only if it is writable and dirty; what is missing is a hidden fault, which reads the
+primary, sets A or D in it and fills the shadow. Names as in lguest: `g...` the guest's, `s...` the
+shadow's. It must not know Linux.
 """
 
 from __future__ import annotations
 
+import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, indivisible, retry, routine
 from smpmmu.engine.steps import TAKEN, Word, cmpxchg, load, store
+from smpmmu.machine.cpu import read_cr3
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_PRESENT,
     PAGE_RW,
+    allows,
     pfn_of,
 )
 from smpmmu.machine.memory import Memory, pgd_index, pte_index
-from smpmmu.machine.walker import allows
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
-
-SHADOW = "shadow "
 
 SYNC_IS_ATOMIC = (
     "a record of an address is re-read and applied under the hypervisor's lock of the shadow "
@@ -37,54 +38,106 @@ FAULT_IS_ATOMIC = (
 )
 
 
-def gpte_to_spte(gpte: int) -> int:
-    """Return the shadow of a leaf entry, with A/D tracking."""
-    if not gpte & PAGE_PRESENT or not gpte & PAGE_ACCESSED:
+class Record(enum.Enum):
+    """What a deferred update holds of its entry."""
+
+    ADDRESS = "address"
+    """Its address; it is re-read and applied at once."""
+    TORN = "torn"
+    """Its address; it is re-read, and what was read is applied in another step."""
+    VALUE = "value"
+    """Its value when the update was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypervisor:
+    """Knobs of the hypervisor, which is closed; the defaults are what is believed of it.
+
+    Attributes:
+        record: what a deferred update holds.
+        current_only: only updates of the current address space are deferred.
+        private: each vCPU has a shadow of its own, brought up to date by its own flushes.
+        cr3_drains: a load of CR3 drains the queue.
+        ipis_drain: what an interrupt handler flushes drains the queue.
+        tracking: the shadow is kept stricter than the primary until A and D are set.
+        fault_is_atomic: a hidden fault fills the shadow from what the primary still holds.
+    """
+
+    record: Record = Record.ADDRESS
+    current_only: bool = True
+    private: bool = False
+    cr3_drains: bool = True
+    ipis_drain: bool = True
+    tracking: bool = True
+    fault_is_atomic: bool = True
+
+
+def gpte_to_spte(gpte: int, *, tracking: bool = True) -> int:
+    """Return the shadow of a leaf entry."""
+    if not gpte & PAGE_PRESENT or tracking and not gpte & PAGE_ACCESSED:
         return 0
-    return gpte if gpte & PAGE_DIRTY else gpte & ~PAGE_RW
+    return gpte if gpte & PAGE_DIRTY or not tracking else gpte & ~PAGE_RW
 
 
-def shadow_of(guest: Memory, tables: tuple[int, ...]) -> Memory:
+def shadow_prefix(knobs: Hypervisor, number: int) -> str:
+    """Return what names of the shadow entries that vCPU `number` walks begin with."""
+    return f"cpu{number}'s shadow " if knobs.private else "shadow "
+
+
+def shadow_of(guest: Memory, tables: tuple[int, ...], knobs: Hypervisor, number: int) -> Memory:
     """Return shadow tables that agree with the guest's `entries`, those of `tables` as leaves."""
     entries = tuple(
-        (frame, index, gpte_to_spte(value) if frame in tables else value)
-        for frame, index, value in guest.entries
+        (frame, i, gpte_to_spte(v, tracking=knobs.tracking) if frame in tables else v)
+        for frame, i, v in guest.entries
     )
-    return Memory(entries, SHADOW)
+    return Memory(entries, shadow_prefix(knobs, number))
 
 
-def spte_of(gpte: Word) -> Word:
-    """Return the shadow entry of a guest entry."""
-    return Word(SHADOW + gpte.name, gpte.width, gpte_to_spte(gpte.initial), format=gpte.format)
+def spte_of(cpu: Cpu, gpte: Word) -> Word:
+    """Return the shadow entry of a leaf of the guest's, in the shadow that `cpu` walks."""
+    initial = gpte_to_spte(gpte.initial, tracking=cpu.hypervisor.tracking)
+    return Word(cpu.walked.prefix + gpte.name, gpte.width, initial, format=gpte.format)
 
 
 @indivisible(SYNC_IS_ATOMIC)
-async def sync_entry(ptep: Word) -> None:
+async def sync_entry(cpu: Cpu, ptep: Word) -> None:
     """Bring the shadow of one entry up to date from the primary."""
-    gpte = await load(ptep)
-    await store(spte_of(ptep), gpte_to_spte(gpte))
+    await sync_entry_torn(cpu, ptep)
 
 
-async def demand_page(cpu: Cpu, addr: int, *, write: bool, torn: bool = False) -> bool:
+@routine
+async def sync_entry_torn(cpu: Cpu, ptep: Word) -> None:
+    """Do what `sync_entry` does; other CPUs can move between the two steps."""
+    await set_spte(cpu, ptep, await load(ptep))
+
+
+async def set_spte(cpu: Cpu, ptep: Word, gpte: int) -> None:
+    """Make the shadow of one entry what a value of the primary calls for."""
+    await store(spte_of(cpu, ptep), gpte_to_spte(gpte, tracking=cpu.hypervisor.tracking))
+
+
+async def demand_page(cpu: Cpu, addr: int, *, write: bool) -> bool:
     """Answer a hidden fault: fill the shadow from the primary, or False if Linux must fault.
 
     The guest's own code may change its tables at any moment.
     """
-    gpde = await load(cpu.memory.table(cpu.cr3, pgd_index(addr)))
+    directory = cpu.memory.table(await read_cr3(cpu), pgd_index(addr))
+    gpde = await load(directory)
     if not allows(gpde, write=write):
         return False
     ptep = cpu.memory.table(pfn_of(gpde), pte_index(addr))
-    return await retry(fill_torn if torn else fill, ptep, write=write)
+    how = fill if cpu.hypervisor.fault_is_atomic else fill_torn
+    return await retry(how, cpu, ptep, write=write)
 
 
 @indivisible(FAULT_IS_ATOMIC)
-async def fill(ptep: Word, *, write: bool) -> bool | Again:
+async def fill(cpu: Cpu, ptep: Word, *, write: bool) -> bool | Again:
     """Set A (and D for a write) in the primary, and fill the shadow from it."""
-    return await fill_torn(ptep, write=write)
+    return await fill_torn(cpu, ptep, write=write)
 
 
 @routine
-async def fill_torn(ptep: Word, *, write: bool) -> bool | Again:
+async def fill_torn(cpu: Cpu, ptep: Word, *, write: bool) -> bool | Again:
     """Do what `fill` does; other CPUs can move between reading the primary and filling."""
     gpte = await load(ptep)
     if not allows(gpte, write=write):
@@ -94,5 +147,5 @@ async def fill_torn(ptep: Word, *, write: bool) -> bool | Again:
         updated = await cmpxchg(ptep, gpte, wanted)
         if not updated & TAKEN:
             return AGAIN
-    await store(spte_of(ptep), gpte_to_spte(wanted))
+    await set_spte(cpu, ptep, wanted)
     return True

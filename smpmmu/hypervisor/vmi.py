@@ -1,18 +1,27 @@
 """VMI's hooks: a shadow kept in step by notifications, with a queue of deferred ones per vCPU.
 
 A deferred update waits in the queue of the vCPU that made it, and is applied at that vCPU's next
-INVLPG or page fault, its own or an interrupt's. It must not know Linux beyond the hook table.
-Source: arch/i386/kernel/vmi.c, Linux 2.6.21, and the VMI specification 2.0 (2006-03-13). The
-queue being one per vCPU is inferred; when the address is read is unverified, hence the knobs.
+INVLPG, load of CR3 or page fault, its own or an interrupt's. It must not know Linux beyond the
+hook table. Source: arch/i386/kernel/vmi.c, Linux 2.6.21, and the VMI specification 2.0
+(2006-03-13). The queue being one per vCPU is inferred; when a record is read is unverified, hence
+the knobs (`shadow.Hypervisor`).
 """
 
 from __future__ import annotations
 
 from smpmmu.engine.routines import instruction, routine
 from smpmmu.engine.steps import Word, load, store, xchg
-from smpmmu.hypervisor.shadow import demand_page, sync_entry
+from smpmmu.hypervisor.shadow import (
+    Record,
+    demand_page,
+    set_spte,
+    sync_entry,
+    sync_entry_torn,
+)
 from smpmmu.kernel.paravirt import ParavirtOps
-from smpmmu.machine.cpu import Cpu, invlpg
+from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
+from smpmmu.machine.entries import ENTRY, PAGE_PRESENT, pfn_of
+from smpmmu.machine.memory import pgd_index, pte_index
 
 DEFERRED_SLOTS = 2
 """Records that a queue holds; a full one is drained, which is always allowed."""
@@ -23,6 +32,16 @@ def deferred(cpu: Cpu, slot: int) -> Word:
     return Word(f"{cpu.name}.deferred[{slot}]", 32, owner=cpu.name)
 
 
+def deferred_value(cpu: Cpu, slot: int) -> Word:
+    """Return the entry's value that goes with the slot, where records hold values."""
+    return Word(f"{cpu.name}.deferred_value[{slot}]", 32, owner=cpu.name, format=ENTRY)
+
+
+def drains(cpu: Cpu) -> bool:
+    """Whether what is flushed here and now drains the queue."""
+    return bool(cpu.hypervisor.ipis_drain or not cpu.in_interrupt)
+
+
 @routine
 async def drain(cpu: Cpu) -> None:
     """Apply and empty this vCPU's queue, oldest first."""
@@ -30,7 +49,47 @@ async def drain(cpu: Cpu) -> None:
         ptep = await xchg(deferred(cpu, slot), 0)
         if not ptep:
             return
-        await sync_entry(cpu.memory.at(ptep))
+        word = cpu.memory.at(ptep)
+        if cpu.hypervisor.record is Record.VALUE:
+            await set_spte(cpu, word, await xchg(deferred_value(cpu, slot), 0))
+        elif cpu.hypervisor.record is Record.TORN:
+            await sync_entry_torn(cpu, word)
+        else:
+            await sync_entry(cpu, word)
+
+
+@routine
+async def put(cpu: Cpu, slot: int, ptep: int) -> None:
+    """Write a record."""
+    if cpu.hypervisor.record is Record.VALUE:
+        await store(deferred_value(cpu, slot), await load(cpu.memory.at(ptep)))
+    await store(deferred(cpu, slot), ptep)
+
+
+@routine
+async def refetch(cpu: Cpu, addr: int) -> None:
+    """Bring this vCPU's own shadow of the page of `addr` up to date, if it has one of its own."""
+    gpde = await load(cpu.memory.table(await read_cr3(cpu), pgd_index(addr)))
+    if gpde & PAGE_PRESENT:
+        await sync_entry(cpu, cpu.memory.table(pfn_of(gpde), pte_index(addr)))
+
+
+@instruction
+async def vmi_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
+    """Write an entry and its shadow.
+
+    C: vmi_set_pte
+    """
+    await store(cpu.memory.at(ptep), pteval)
+    await set_spte(cpu, cpu.memory.at(ptep), pteval)
+
+
+async def vmi_set_pte_at(cpu: Cpu, mm: object, addr: int, ptep: int, pteval: int) -> None:
+    """Write an entry and its shadow; never deferred.
+
+    C: vmi_set_pte_at
+    """
+    await vmi_set_pte(cpu, ptep, pteval)
 
 
 @instruction
@@ -39,7 +98,7 @@ async def vmi_update_pte(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
 
     C: vmi_update_pte
     """
-    await sync_entry(cpu.memory.at(ptep))
+    await sync_entry(cpu, cpu.memory.at(ptep))
 
 
 @instruction
@@ -48,22 +107,60 @@ async def vmi_update_pte_defer(cpu: Cpu, mm: object, addr: int, ptep: int) -> No
 
     C: vmi_update_pte_defer, with is_current_as
     """
-    if mm != cpu.mm:
-        await sync_entry(cpu.memory.at(ptep))
+    if mm != cpu.mm and cpu.hypervisor.current_only:
+        await sync_entry(cpu, cpu.memory.at(ptep))
         return
     for slot in range(DEFERRED_SLOTS):
         if not await load(deferred(cpu, slot)):
-            await store(deferred(cpu, slot), ptep)
+            await put(cpu, slot, ptep)
             return
     await drain(cpu)
-    await store(deferred(cpu, 0), ptep)
+    await put(cpu, 0, ptep)
 
 
 @instruction
 async def vmi_flush_tlb_single(cpu: Cpu, addr: int) -> None:
     """Drain the queue, then drop the translation of `addr`: VMI_InvalPage."""
-    await drain(cpu)
+    if drains(cpu):
+        await drain(cpu)
+    if cpu.hypervisor.private:
+        await refetch(cpu, addr)
     await invlpg(cpu, addr)
+
+
+@instruction
+async def vmi_write_cr3(cpu: Cpu, root: int) -> None:
+    """Drain the queue, then change the page directory: VMI_SetCR3."""
+    if drains(cpu) and cpu.hypervisor.cr3_drains:
+        await drain(cpu)
+    await load_cr3(cpu, root)
+    if cpu.hypervisor.private:
+        for addr in cpu.pages:
+            await refetch(cpu, addr)
+
+
+async def vmi_flush_tlb_user(cpu: Cpu) -> None:
+    """Drop what is cached here but for global entries: VMI_FlushTLB."""
+    await flush_tlb(cpu, everything=False)
+
+
+async def vmi_flush_tlb_kernel(cpu: Cpu) -> None:
+    """Drop everything cached here: VMI_FlushTLB with VMI_FLUSH_GLOBAL."""
+    await flush_tlb(cpu, everything=True)
+
+
+@instruction
+async def flush_tlb(cpu: Cpu, *, everything: bool) -> None:
+    """Drain the queue, then drop what is cached; with `everything` global entries as well."""
+    if drains(cpu):
+        await drain(cpu)
+    if cpu.hypervisor.private:
+        for addr in cpu.pages:
+            await refetch(cpu, addr)
+    if everything:
+        await flush_global(cpu)
+    else:
+        await load_cr3(cpu, await read_cr3(cpu))
 
 
 @routine
@@ -73,16 +170,14 @@ async def vmi_page_fault(cpu: Cpu, addr: int, *, write: bool) -> bool:
     return await demand_page(cpu, addr, write=write)
 
 
-@routine
-async def vmi_page_fault_torn(cpu: Cpu, addr: int, *, write: bool) -> bool:
-    """As `vmi_page_fault`, by a hypervisor that fills the shadow from an entry read before."""
-    await drain(cpu)
-    return await demand_page(cpu, addr, write=write, torn=True)
-
-
 vmi = ParavirtOps(
+    set_pte=vmi_set_pte,
+    set_pte_at=vmi_set_pte_at,
     pte_update=vmi_update_pte,
     pte_update_defer=vmi_update_pte_defer,
+    flush_tlb_user=vmi_flush_tlb_user,
+    flush_tlb_kernel=vmi_flush_tlb_kernel,
     flush_tlb_single=vmi_flush_tlb_single,
+    write_cr3=vmi_write_cr3,
     page_fault=vmi_page_fault,
 )

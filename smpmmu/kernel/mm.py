@@ -12,37 +12,58 @@ from smpmmu.machine.entries import PAGE_SHIFT
 from smpmmu.machine.memory import ENTRY_SIZE, pgd_index, pte_index
 from smpmmu.machine.spinlock import spinlock
 
+NR_CPUS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class MmStruct:
     """An address space.
 
     Attributes:
-        number: non-zero; what flush_mm and cpu_tlbstate hold for a pointer to it.
+        number: 1 to 7; what flush_mm and cpu_tlbstate hold for a pointer to it.
         pgd: frame of the page directory.
         tables: (directory index, frame) of the page tables.
         cpus: CPUs that have it loaded at first.
+        split: each page table has a lock of its own (NR_CPUS >= SPLIT_PTLOCK_CPUS).
     """
 
     number: int
     pgd: int
-    tables: tuple[tuple[int, int], ...]
-    cpus: tuple[int, ...]
+    tables: tuple[tuple[int, int], ...] = ()
+    cpus: tuple[int, ...] = ()
+    split: bool = False
 
     @property
     def page_table_lock(self) -> Word:
-        """The lock of all page tables (not split)."""
+        """The lock of all page tables where they have none of their own."""
         return spinlock("ptl" if self.number == 1 else f"ptl{self.number}")
 
     @property
     def cpu_vm_mask(self) -> Word:
         """Which CPUs must be told of a flush."""
         initial = sum(1 << cpu for cpu in self.cpus)
-        return Word(f"mm{self.number}.cpu_vm_mask", 8, initial)
+        return Word(f"mm{self.number}.cpu_vm_mask", NR_CPUS, initial)
+
+    def pte_lockptr(self, addr: int) -> Word:
+        """Return the lock that guards the entry for `addr`.
+
+        C: pte_lockptr, include/linux/mm.h
+        """
+        if not self.split:
+            return self.page_table_lock
+        return spinlock(f"{self.page_table_lock.name}[{self.page_table(addr):#x}]")
+
+    def page_table(self, addr: int) -> int:
+        """Return the frame of the page table for `addr`."""
+        return dict(self.tables)[pgd_index(addr)]
 
     def pte_offset(self, addr: int) -> int:
         """Return the physical address of the entry for `addr` in its page table."""
-        return (dict(self.tables)[pgd_index(addr)] << PAGE_SHIFT) + pte_index(addr) * ENTRY_SIZE
+        return (self.page_table(addr) << PAGE_SHIFT) + pte_index(addr) * ENTRY_SIZE
+
+
+INIT_MM = MmStruct(number=7, pgd=0x7F)
+"""The kernel's own address space; nothing is mapped for user code in swapper_pg_dir."""
 
 
 @dataclass(frozen=True, slots=True)

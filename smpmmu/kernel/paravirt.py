@@ -10,9 +10,26 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from smpmmu.machine.cpu import Cpu, invlpg
+from smpmmu.engine.steps import store
+from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
 
 Hook = Callable[..., Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Linux:
+    """Knobs of the kernel: what the merged code has, and what mutants have.
+
+    Attributes:
+        local_first: flushes act on this CPU before they tell the others (the code has it so).
+        macros_flush: ptep_set_access_flags and ptep_clear_flush_dirty and _young flush themselves;
+            if not, that is left to the caller.
+        get_and_clear_hooked: ptep_get_and_clear notifies (since 8ecb8950695, 2.6.20).
+    """
+
+    local_first: bool = True
+    macros_flush: bool = True
+    get_and_clear_hooked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +37,62 @@ class ParavirtOps:
     """The hooks.
 
     Attributes:
+        set_pte: (cpu, ptep, pteval): write an entry.
+        set_pte_at: (cpu, mm, addr, ptep, pteval): write an entry of `mm` at `addr`.
         pte_update: (cpu, mm, addr, ptep): an entry was changed other than by an accessor.
         pte_update_defer: the same, but may be held back until the flush that must follow.
+        flush_tlb_user: (cpu): drop what is cached here, but for global entries.
+        flush_tlb_kernel: (cpu): drop everything cached here.
         flush_tlb_single: (cpu, addr): INVLPG.
+        write_cr3: (cpu, root): change the page directory.
         page_fault: (cpu, addr, *, write): a walk found no right; True if it is to be retried.
     """
 
+    set_pte: Hook
+    set_pte_at: Hook
     pte_update: Hook
     pte_update_defer: Hook
+    flush_tlb_user: Hook
+    flush_tlb_kernel: Hook
     flush_tlb_single: Hook
+    write_cr3: Hook
     page_fault: Callable[..., Awaitable[bool]]
+
+
+async def native_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
+    """Write an entry.
+
+    C: native_set_pte
+    """
+    await store(cpu.memory.at(ptep), pteval)
+
+
+async def native_set_pte_at(cpu: Cpu, mm: object, addr: int, ptep: int, pteval: int) -> None:
+    """Write an entry.
+
+    C: native_set_pte_at
+    """
+    await native_set_pte(cpu, ptep, pteval)
 
 
 async def native_nop(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
     """Do nothing: the walker reads the primary itself."""
+
+
+async def native_flush_tlb(cpu: Cpu) -> None:
+    """Load CR3 with what it holds.
+
+    C: native_flush_tlb
+    """
+    await load_cr3(cpu, await read_cr3(cpu))
+
+
+async def native_flush_tlb_global(cpu: Cpu) -> None:
+    """Toggle CR4.PGE.
+
+    C: native_flush_tlb_global
+    """
+    await flush_global(cpu)
 
 
 async def native_flush_tlb_single(cpu: Cpu, addr: int) -> None:
@@ -44,14 +103,27 @@ async def native_flush_tlb_single(cpu: Cpu, addr: int) -> None:
     await invlpg(cpu, addr)
 
 
+async def native_write_cr3(cpu: Cpu, root: int) -> None:
+    """Change the page directory.
+
+    C: native_write_cr3
+    """
+    await load_cr3(cpu, root)
+
+
 async def native_page_fault(cpu: Cpu, addr: int, *, write: bool) -> bool:
     """Give every fault to Linux."""
     return False
 
 
 native = ParavirtOps(
+    set_pte=native_set_pte,
+    set_pte_at=native_set_pte_at,
     pte_update=native_nop,
     pte_update_defer=native_nop,
+    flush_tlb_user=native_flush_tlb,
+    flush_tlb_kernel=native_flush_tlb_global,
     flush_tlb_single=native_flush_tlb_single,
+    write_cr3=native_write_cr3,
     page_fault=native_page_fault,
 )

@@ -1,6 +1,8 @@
 """Changing page-table entries, as include/asm-i386/pgtable.h has it with the first patch.
 
-It must not know any hypervisor. Source: Linux 2.6.21, and 789e6ac0a7c for the hooks.
+It must not know any hypervisor. Source: Linux 2.6.21 and, for the hooks, 789e6ac0a7c; for
+ptep_test_and_clear_young and _dirty 0013572b2ae and d6f8bb1310d (2.6.22). That the patch's macros
+pass `addr` where their parameter is `address` is no race, and is not modelled.
 """
 
 from __future__ import annotations
@@ -8,11 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import bug_on, holds, routine
-from smpmmu.engine.steps import Step
-from smpmmu.machine.entries import ENTRY, PAGE_BIT_RW
+from smpmmu.engine.steps import Step, load, store, xchg
+from smpmmu.kernel.smp import flush_tlb_page
+from smpmmu.machine.entries import (
+    ENTRY,
+    PAGE_ACCESSED,
+    PAGE_BIT_ACCESSED,
+    PAGE_BIT_DIRTY,
+    PAGE_BIT_RW,
+    PAGE_DIRTY,
+)
 
 if TYPE_CHECKING:
-    from smpmmu.kernel.mm import MmStruct
+    from smpmmu.kernel.mm import MmStruct, VmAreaStruct
     from smpmmu.machine.cpu import Cpu
 
 
@@ -25,14 +35,162 @@ async def clear_bit(cpu: Cpu, nr: int, addr: int) -> None:
     await Step(f"clear_bit {ENTRY.show(bit)} {word.name}", word, and_mask=word.mask & ~bit)
 
 
+async def test_and_clear_bit(cpu: Cpu, nr: int, addr: int) -> bool:
+    """Clear bit `nr` of the entry at `addr` with a locked instruction; whether it was set.
+
+    C: test_and_clear_bit, include/asm-i386/bitops.h
+    """
+    word, bit = cpu.memory.at(addr), 1 << nr
+    label = f"test_and_clear_bit {ENTRY.show(bit)} {word.name}"
+    return await Step(label, word, and_mask=word.mask & ~bit, returns=bit) != 0
+
+
+async def pte_lock_held(mm: MmStruct, addr: int, where: str) -> None:
+    """BUG_ON the lock of the entry for `addr` not being held; no step."""
+    bug_on(not await holds(mm.pte_lockptr(addr)), f"ptl_held_in_{where}")
+
+
+async def set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
+    """Write an entry through the accessor.
+
+    C: set_pte
+    """
+    await cpu.pv.set_pte(cpu, ptep, pteval)
+
+
+async def set_pte_at(cpu: Cpu, mm: MmStruct, addr: int, ptep: int, pteval: int) -> None:
+    """Write the entry of `mm` for `addr` through the accessor.
+
+    C: set_pte_at
+    Holds: the ptl
+    """
+    await pte_lock_held(mm, addr, "set_pte_at")
+    await cpu.pv.set_pte_at(cpu, mm, addr, ptep, pteval)
+
+
+@routine
+async def ptep_set_access_flags(
+    cpu: Cpu, vma: VmAreaStruct, address: int, ptep: int, entry: int, *, dirty: bool
+) -> None:
+    """Raise an entry's rights to `entry`, and flush; nothing for a mere read.
+
+    C: ptep_set_access_flags
+    Holds: the ptl
+    """
+    await pte_lock_held(vma.vm_mm, address, "ptep_set_access_flags")
+    if dirty:
+        # Not a locked instruction: A and D are both being set, so nothing can be lost.
+        await store(cpu.memory.at(ptep), entry)
+        await cpu.pv.pte_update_defer(cpu, vma.vm_mm, address, ptep)
+        await macro_flush(cpu, vma, address)
+
+
+async def macro_flush(cpu: Cpu, vma: VmAreaStruct, address: int) -> None:
+    """Flush as the macros do that have it inside, unless the kernel's knob leaves it out."""
+    if cpu.linux.macros_flush:
+        await flush_tlb_page(cpu, vma, address)
+
+
+@routine
+async def ptep_clear_flush_dirty(cpu: Cpu, vma: VmAreaStruct, address: int, ptep: int) -> bool:
+    """Clear D and flush; whether it was set.
+
+    C: ptep_clear_flush_dirty
+    Holds: the ptl
+    """
+    await pte_lock_held(vma.vm_mm, address, "ptep_clear_flush_dirty")
+    dirty = await load(cpu.memory.at(ptep), PAGE_DIRTY)
+    if dirty:
+        # A CPU that has D cached goes on writing without touching the entry, until the flush.
+        await clear_bit(cpu, PAGE_BIT_DIRTY, ptep)
+        await cpu.pv.pte_update_defer(cpu, vma.vm_mm, address, ptep)
+        await macro_flush(cpu, vma, address)
+    return dirty != 0
+
+
+@routine
+async def ptep_clear_flush_young(cpu: Cpu, vma: VmAreaStruct, address: int, ptep: int) -> bool:
+    """Clear A and flush; whether it was set.
+
+    C: ptep_clear_flush_young
+    Holds: the ptl
+    """
+    await pte_lock_held(vma.vm_mm, address, "ptep_clear_flush_young")
+    young = await load(cpu.memory.at(ptep), PAGE_ACCESSED)
+    if young:
+        await clear_bit(cpu, PAGE_BIT_ACCESSED, ptep)
+        await cpu.pv.pte_update_defer(cpu, vma.vm_mm, address, ptep)
+        await macro_flush(cpu, vma, address)
+    return young != 0
+
+
+@routine
+async def ptep_test_and_clear_dirty(cpu: Cpu, vma: VmAreaStruct, addr: int, ptep: int) -> bool:
+    """Clear D; whether it was set. The caller must flush.
+
+    C: ptep_test_and_clear_dirty, with the hook of 0013572b2ae (2.6.22-rc1)
+    Holds: the ptl
+    """
+    await pte_lock_held(vma.vm_mm, addr, "ptep_test_and_clear_dirty")
+    dirty = False
+    if await load(cpu.memory.at(ptep), PAGE_DIRTY):
+        dirty = await test_and_clear_bit(cpu, PAGE_BIT_DIRTY, ptep)
+    if dirty:
+        await cpu.pv.pte_update_defer(cpu, vma.vm_mm, addr, ptep)
+    return dirty
+
+
+@routine
+async def ptep_test_and_clear_young(cpu: Cpu, vma: VmAreaStruct, addr: int, ptep: int) -> bool:
+    """Clear A; whether it was set. The caller must flush.
+
+    C: ptep_test_and_clear_young, with the hook of 0013572b2ae (2.6.22-rc1)
+    Holds: the ptl
+    """
+    await pte_lock_held(vma.vm_mm, addr, "ptep_test_and_clear_young")
+    young = False
+    if await load(cpu.memory.at(ptep), PAGE_ACCESSED):
+        young = await test_and_clear_bit(cpu, PAGE_BIT_ACCESSED, ptep)
+    if young:
+        await cpu.pv.pte_update_defer(cpu, vma.vm_mm, addr, ptep)
+    return young
+
+
 @routine
 async def ptep_set_wrprotect(cpu: Cpu, mm: MmStruct, addr: int, ptep: int) -> None:
     """Take the right to write away; the caller must flush.
 
-    C: ptep_set_wrprotect, include/asm-i386/pgtable.h
-    Holds: mm->page_table_lock
+    C: ptep_set_wrprotect
+    Holds: the ptl
     """
-    bug_on(not await holds(mm.page_table_lock), "ptl_held_in_ptep_set_wrprotect")
+    await pte_lock_held(mm, addr, "ptep_set_wrprotect")
     # The walker of another CPU may set A or D at any moment: the instruction is locked.
     await clear_bit(cpu, PAGE_BIT_RW, ptep)
     await cpu.pv.pte_update(cpu, mm, addr, ptep)
+
+
+@routine
+async def ptep_get_and_clear(cpu: Cpu, mm: MmStruct, addr: int, ptep: int) -> int:
+    """Empty an entry and return it; the caller must flush.
+
+    C: ptep_get_and_clear, with the hook of 8ecb8950695 unless the kernel's knob leaves it out
+    Holds: the ptl
+    """
+    await pte_lock_held(mm, addr, "ptep_get_and_clear")
+    # A walker may set A and D until the very exchange.
+    pte = await xchg(cpu.memory.at(ptep), 0)
+    if cpu.linux.get_and_clear_hooked:
+        await cpu.pv.pte_update(cpu, mm, addr, ptep)
+    return pte
+
+
+@routine
+async def ptep_clear_flush(cpu: Cpu, vma: VmAreaStruct, address: int, ptep: int) -> int:
+    """Empty an entry, flush, and return it.
+
+    C: ptep_clear_flush, include/asm-generic/pgtable.h
+    Holds: the ptl
+    """
+    pte = await ptep_get_and_clear(cpu, vma.vm_mm, address, ptep)
+    await flush_tlb_page(cpu, vma, address)
+    return pte

@@ -1,27 +1,49 @@
-"""TLB shootdown: flush_tlb_page, flush_tlb_others and the interrupt that answers them.
+"""TLB shootdown: the flush_tlb family, and the interrupts that answer it.
 
 It must not know any hypervisor. Source: arch/i386/kernel/smp.c, Linux 2.6.21.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import bug_on, routine
-from smpmmu.engine.steps import Word, fetch_and, fetch_or, load, store, wait_until
-from smpmmu.machine.cpu import INVALIDATE_TLB_VECTOR, Cpu, send_ipi, take_interrupt
+from smpmmu.engine.steps import (
+    Word,
+    fetch_add,
+    fetch_and,
+    fetch_or,
+    load,
+    local_irq_disable,
+    local_irq_enable,
+    store,
+    wait_until,
+)
+from smpmmu.kernel.context import TLBSTATE_OK, leave_mm, tlbstate
+from smpmmu.kernel.mm import NR_CPUS
+from smpmmu.machine.cpu import (
+    CALL_FUNCTION_VECTOR,
+    INVALIDATE_TLB_VECTOR,
+    Cpu,
+    send_ipi,
+    take_interrupt,
+)
 from smpmmu.machine.spinlock import spin_lock, spin_unlock, spinlock
 
 if TYPE_CHECKING:
     from smpmmu.kernel.mm import MmStruct, VmAreaStruct
     from smpmmu.scenario import Setup
 
-NR_CPUS = 8
+FLUSH_ALL = 0xFFFFFFFF
 tlbstate_lock = spinlock("tlbstate_lock")
 flush_mm = Word("flush_mm", 4)
 flush_va = Word("flush_va", 32)
 flush_cpumask = Word("flush_cpumask", NR_CPUS)
+call_lock = spinlock("call_lock")
+call_started = Word("call_data.started", 4)
+call_finished = Word("call_data.finished", 4)
 
 
 @routine
@@ -29,16 +51,50 @@ async def flush_tlb_page(cpu: Cpu, vma: VmAreaStruct, va: int) -> None:
     """Drop the translation of `va` here, then on every other CPU that has the mm loaded.
 
     C: flush_tlb_page
-    Model: preemption is off throughout in the C and does not exist here; a current without an
-    mm of its own (a kernel thread, leave_mm) is not modelled yet.
+    Model: preemption is off throughout in the C and does not exist here.
     """
-    mm = vma.vm_mm
+    await _flush(cpu, vma.vm_mm, va)
+
+
+@routine
+async def flush_tlb_mm(cpu: Cpu, mm: MmStruct) -> None:
+    """Drop every translation of `mm` here, then on every other CPU that has it loaded.
+
+    C: flush_tlb_mm
+    """
+    await _flush(cpu, mm, FLUSH_ALL)
+
+
+async def flush_tlb_range(cpu: Cpu, vma: VmAreaStruct, start: int, end: int) -> None:
+    """Drop at least the translations of a range: i386 drops all of the mm.
+
+    C: flush_tlb_range, include/asm-i386/tlbflush.h
+    """
+    await flush_tlb_mm(cpu, vma.vm_mm)
+
+
+async def _flush(cpu: Cpu, mm: MmStruct, va: int) -> None:
+    """Do what flush_tlb_page and flush_tlb_mm have in common, in the order that both have."""
     cpu_mask = await load(mm.cpu_vm_mask) & ~(1 << cpu.number)
-    if cpu.mm == mm:
-        await cpu.pv.flush_tlb_single(cpu, va)
+    if cpu.linux.local_first:
+        await _flush_here(cpu, mm, va)
     # Until the others have answered, they may go on using what they have cached.
     if cpu_mask:
         await flush_tlb_others(cpu, cpu_mask, mm, va)
+    if not cpu.linux.local_first:
+        await _flush_here(cpu, mm, va)
+
+
+async def _flush_here(cpu: Cpu, mm: MmStruct, va: int) -> None:
+    """Flush this CPU if `mm` is what it has loaded; a thread that borrowed it leaves it."""
+    if cpu.mm != mm:
+        return
+    if cpu.kernel_thread:
+        await leave_mm(cpu)
+    elif va == FLUSH_ALL:
+        await cpu.pv.flush_tlb_user(cpu)
+    else:
+        await cpu.pv.flush_tlb_single(cpu, va)
 
 
 @routine
@@ -56,7 +112,7 @@ async def flush_tlb_others(cpu: Cpu, cpumask: int, mm: MmStruct, va: int) -> Non
     for number in range(NR_CPUS):
         if cpumask >> number & 1:
             await send_ipi(number, INVALIDATE_TLB_VECTOR)
-    # Interrupts are on here, so this CPU answers others while it waits.
+    # If interrupts are on here, as they must be, this CPU answers others while it waits.
     await wait_until(flush_cpumask, 0)
     await store(flush_mm, 0)
     await store(flush_va, 0)
@@ -67,19 +123,82 @@ async def smp_invalidate_interrupt(cpu: Cpu) -> None:
     """Answer a shootdown: flush if it is about this CPU's mm, then acknowledge.
 
     C: smp_invalidate_interrupt
-    Model: cpu_tlbstate is OK with the mm that the CPU began with; the lazy state and leave_mm are
-    not modelled yet.
+    Model: the acknowledgement of the APIC is left out; nothing depends on when it comes.
     """
     await take_interrupt(cpu, INVALIDATE_TLB_VECTOR)
     me = 1 << cpu.number
     if not await load(flush_cpumask, me):
         return
-    if await load(flush_mm) == cpu.mm.number:
-        va = await load(flush_va)
-        await cpu.pv.flush_tlb_single(cpu, va)
+    state, active_mm = await tlbstate(cpu)
+    if await load(flush_mm) == active_mm:
+        if state == TLBSTATE_OK:
+            va = await load(flush_va)
+            if va == FLUSH_ALL:
+                await cpu.pv.flush_tlb_user(cpu)
+            else:
+                await cpu.pv.flush_tlb_single(cpu, va)
+        else:
+            await leave_mm(cpu)
     await fetch_and(flush_cpumask, flush_cpumask.mask & ~me)
 
 
-def install_interrupts(setup: Setup, cpu: Cpu) -> None:
-    """Give a vCPU its handlers."""
-    setup.irq(cpu.number, "invalidate", call(smp_invalidate_interrupt, cpu))
+@routine
+async def flush_tlb_all(cpu: Cpu, online: tuple[int, ...]) -> None:
+    """Drop everything on every CPU of `online`.
+
+    C: flush_tlb_all, on_each_cpu(do_flush_tlb_all)
+    """
+    await smp_call_function(cpu, online)
+    await local_irq_disable()
+    await do_flush_tlb_all(cpu)
+    await local_irq_enable()
+
+
+@routine
+async def smp_call_function(cpu: Cpu, online: tuple[int, ...]) -> None:
+    """Run do_flush_tlb_all on all other CPUs of `online`, and wait until they have.
+
+    C: smp_call_function
+    Model: there is one function to call, so call_data keeps the two counts alone.
+    """
+    others = [number for number in online if number != cpu.number]
+    if not others:
+        return
+    await spin_lock(call_lock)
+    await store(call_started, 0)
+    await store(call_finished, 0)
+    for number in others:
+        await send_ipi(number, CALL_FUNCTION_VECTOR)
+    await wait_until(call_started, len(others))
+    await wait_until(call_finished, len(others))
+    await spin_unlock(call_lock)
+
+
+async def smp_call_function_interrupt(cpu: Cpu) -> None:
+    """Answer smp_call_function.
+
+    C: smp_call_function_interrupt
+    """
+    await take_interrupt(cpu, CALL_FUNCTION_VECTOR)
+    await fetch_add(call_started, 1)
+    await do_flush_tlb_all(cpu)
+    await fetch_add(call_finished, 1)
+
+
+async def do_flush_tlb_all(cpu: Cpu) -> None:
+    """Drop everything here; a CPU that only borrows its mm leaves it.
+
+    C: do_flush_tlb_all
+    """
+    await cpu.pv.flush_tlb_kernel(cpu)
+    state, _ = await tlbstate(cpu)
+    if state != TLBSTATE_OK:
+        await leave_mm(cpu)
+
+
+def install_interrupts(setup: Setup, cpu: Cpu, *, call_function: bool = False) -> None:
+    """Give a vCPU its handlers: of shootdowns, and of smp_call_function where it is used."""
+    there = replace(cpu, in_interrupt=True)
+    setup.irq(cpu.number, "invalidate", call(smp_invalidate_interrupt, there))
+    if call_function:
+        setup.irq(cpu.number, "call_function", call(smp_call_function_interrupt, there))

@@ -8,43 +8,82 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smpmmu.engine.steps import Step, Wait, Word, fetch_or, store
-from smpmmu.machine.entries import ENTRY, PAGE_SHIFT
+from smpmmu.engine.errors import ModelError
+from smpmmu.engine.routines import indivisible
+from smpmmu.engine.steps import Step, Wait, When, Word, fetch_and, fetch_or, load, store
+from smpmmu.machine.entries import PAGE_GLOBAL, PAGE_SHIFT, TLB_ENTRY, WALKING
 
 if TYPE_CHECKING:
     from smpmmu.machine.memory import Memory
 
 INVALIDATE_TLB_VECTOR = 0xFD
+CALL_FUNCTION_VECTOR = 0xFB
+
+FLUSH_IS_ONE = (
+    "a load of CR3 and a toggle of CR4.PGE are one instruction of one CPU: its own walker fills "
+    "nothing while they drop what is cached, and no other CPU can see the TLB"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """One vCPU.
+    """One vCPU, as the thread that runs on it sees it.
 
     Attributes:
         number: as in smp_processor_id().
         memory: physical memory as Linux sees it.
         walked: the tables that this CPU's walker reads: `memory`, or the hypervisor's shadow.
-        cr3: frame of the page directory.
+        root: frame of the page directory that CR3 holds at first.
         pv: the hook table (`kernel/paravirt.py`).
-        mm: current->mm and current->active_mm.
+        mm: the thread's current->active_mm.
+        pages: the virtual addresses whose translations it can come to cache.
+        mms: the address spaces that it changes between; if there are none, CR3 and its
+            cpu_tlbstate stay as they are and are not read.
+        kernel_thread: current->mm is NULL: the thread borrows `mm`.
+        in_interrupt: this is what an interrupt handler sees.
+        hypervisor: the hypervisor's knobs (`hypervisor/vmi.py`), or None.
+        linux: the kernel's knobs (`kernel/paravirt.py`).
     """
 
     number: int
     memory: Memory
     walked: Memory
-    cr3: int
+    root: int
     pv: Any
     mm: Any
+    pages: tuple[int, ...]
+    mms: tuple[Any, ...] = ()
+    kernel_thread: bool = False
+    in_interrupt: bool = False
+    hypervisor: Any = None
+    linux: Any = None
 
     @property
     def name(self) -> str:
         """What choices call it."""
         return f"cpu{self.number}"
 
+    @property
+    def switches(self) -> bool:
+        """Whether it changes its address space."""
+        return bool(self.mms)
+
+    @property
+    def cr3(self) -> Word:
+        """The frame of the page directory in use."""
+        return Word(f"{self.name}.cr3", 20, self.root, owner=self.name)
+
     def tlb(self, addr: int) -> Word:
-        """Return the TLB entry for the page of `addr`: 0, or a leaf entry as it was cached."""
-        return Word(f"{self.name}.tlb[{addr >> PAGE_SHIFT:#x}]", 32, owner=self.name, format=ENTRY)
+        """Return the TLB entry for the page of `addr`: 0, or a leaf entry as it was cached.
+
+        Raises:
+            ModelError: the page is not among `pages`, so that flushing all would miss it.
+        """
+        page = addr >> PAGE_SHIFT
+        if page not in [each >> PAGE_SHIFT for each in self.pages]:
+            msg = f"{self.name} uses address {addr:#x}, which is not among its pages"
+            raise ModelError(msg)
+        return Word(f"{self.name}.tlb[{page:#x}]", 32, owner=self.name, format=TLB_ENTRY)
 
     def pending(self, vector: int) -> Word:
         """Return the bit in which the local APIC keeps `vector` until it is taken."""
@@ -56,12 +95,41 @@ def irr(number: int, vector: int) -> Word:
     return Word(f"cpu{number}.irr[{vector:#x}]", 1)
 
 
+async def read_cr3(cpu: Cpu) -> int:
+    """Return the frame of the page directory in use; no step on a CPU that never changes it."""
+    return await load(cpu.cr3) if cpu.switches else cpu.root
+
+
 async def invlpg(cpu: Cpu, addr: int) -> None:
-    """Drop the TLB entry for the page of `addr`, global or not.
+    """Drop the TLB entry for the page of `addr`, global or not, and abort its walk in flight.
 
     Instruction: INVLPG
     """
     await store(cpu.tlb(addr), 0)
+
+
+@indivisible(FLUSH_IS_ONE)
+async def load_cr3(cpu: Cpu, root: int) -> None:
+    """Change the page directory; drop what is not global and abort the walks in flight.
+
+    Instruction: MOV to CR3
+    """
+    if cpu.switches:
+        await store(cpu.cr3, root)
+    for addr in cpu.pages:
+        await fetch_and(cpu.tlb(addr), ~WALKING)
+        label = f"drop {cpu.tlb(addr).name} unless global"
+        await Step(label, cpu.tlb(addr), when=When(PAGE_GLOBAL, 0), and_mask=0)
+
+
+@indivisible(FLUSH_IS_ONE)
+async def flush_global(cpu: Cpu) -> None:
+    """Drop everything that is cached, and abort the walks in flight.
+
+    Instruction: MOV to CR4, switching PGE off and on
+    """
+    for addr in cpu.pages:
+        await invlpg(cpu, addr)
 
 
 async def send_ipi(number: int, vector: int) -> None:

@@ -19,25 +19,39 @@ PAGE_PWT = 0x008
 PAGE_PCD = 0x010
 PAGE_ACCESSED = 0x020
 PAGE_DIRTY = 0x040
+PAGE_FILE = PAGE_DIRTY
+"""With PRESENT clear: a nonlinear file entry."""
 PAGE_PSE = 0x080
+PAGE_PROTNONE = PAGE_PSE
+"""With PRESENT clear: present to Linux (PROT_NONE), absent to the processor."""
 PAGE_GLOBAL = 0x100
+PAGE_UNUSED1 = 0x200
+PAGE_UNUSED2 = 0x400
+PAGE_UNUSED3 = 0x800
 PAGE_TABLE = PAGE_PRESENT | PAGE_RW | PAGE_USER | PAGE_ACCESSED | PAGE_DIRTY
 """What a page-directory entry of a user page table holds."""
+KERNPG_TABLE = PAGE_PRESENT | PAGE_RW | PAGE_ACCESSED | PAGE_DIRTY
+"""What a page-directory entry of a kernel page table holds."""
+FLAGS = (1 << PAGE_SHIFT) - 1
 
-ENTRY = Format(
-    flags=(
-        (PAGE_PRESENT, "P"),
-        (PAGE_RW, "RW"),
-        (PAGE_USER, "US"),
-        (PAGE_PWT, "PWT"),
-        (PAGE_PCD, "PCD"),
-        (PAGE_ACCESSED, "A"),
-        (PAGE_DIRTY, "D"),
-        (PAGE_PSE, "PSE"),
-        (PAGE_GLOBAL, "G"),
-    ),
-    frame_shift=PAGE_SHIFT,
+WALKING = PAGE_UNUSED3
+"""In a TLB entry, where no software bit is kept: a speculative walk for the page is in flight."""
+
+_NAMES = (
+    (PAGE_PRESENT, "P"),
+    (PAGE_RW, "RW"),
+    (PAGE_USER, "US"),
+    (PAGE_PWT, "PWT"),
+    (PAGE_PCD, "PCD"),
+    (PAGE_ACCESSED, "A"),
+    (PAGE_DIRTY, "D"),
+    (PAGE_PSE, "PSE"),
+    (PAGE_GLOBAL, "G"),
+    (PAGE_UNUSED1, "sw1"),
+    (PAGE_UNUSED2, "sw2"),
 )
+ENTRY = Format(flags=(*_NAMES, (PAGE_UNUSED3, "sw3")), frame_shift=PAGE_SHIFT)
+TLB_ENTRY = Format(flags=(*_NAMES, (WALKING, "walking")), frame_shift=PAGE_SHIFT)
 
 
 def entry(pfn: int, flags: int) -> int:
@@ -48,3 +62,9 @@ def entry(pfn: int, flags: int) -> int:
 def pfn_of(value: int) -> int:
     """Return the frame that an entry maps."""
     return value >> PAGE_SHIFT
+
+
+def allows(value: int, *, write: bool) -> bool:
+    """Whether an entry of any level lets user code read, or write."""
+    needed = PAGE_PRESENT | PAGE_USER | (PAGE_RW if write else 0)
+    return value & needed == needed

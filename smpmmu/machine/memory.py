@@ -17,19 +17,32 @@ PGDIR_SHIFT = 22
 PTRS_PER_PGD = 1024
 PTRS_PER_PTE = 1024
 
-PAGE_FROZEN = 0x80
+PAGE_FROZEN = 0x1
 """Ghost bit of a data frame: somebody was promised that it no longer changes."""
-PAGE_VERSION = 0x7F
-"""Bits of a data frame that count the writes to it."""
-PAGE_DATA = Format(flags=((PAGE_FROZEN, "frozen"),))
+PAGE_OWNER = 0xE
+"""Ghost bits of a data frame: number of the address space it is allocated to, 0 if it is free."""
+OWNER_SHIFT = 1
+VERSION_SHIFT = 4
+"""Above it, a data frame counts the writes to it; 64 of them are a model error."""
+PAGE_DATA = Format(
+    flags=((PAGE_FROZEN, "frozen"), (0x2, "mm1"), (0x4, "mm2"), (0x8, "mm4")),
+    frame_shift=VERSION_SHIFT,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What memory holds at first: page-table entries as (frame, index, value), the rest zero."""
+    """What memory holds at first.
+
+    Attributes:
+        entries: page-table entries as (frame, index, value), the rest zero.
+        prefix: what names of table entries begin with, to tell shadow tables from the guest's.
+        owners: data frames as (frame, number of an address space or 0); the rest belong to 1.
+    """
 
     entries: tuple[tuple[int, int, int], ...] = ()
     prefix: str = ""
+    owners: tuple[tuple[int, int], ...] = ()
 
     def table(self, frame: int, index: int) -> Word:
         """Return entry `index` of the table in `frame`."""
@@ -43,7 +56,8 @@ class Memory:
 
     def page(self, frame: int) -> Word:
         """Return a data frame, as one word: its version and its ghost bits."""
-        return Word(f"page {frame:#x}", 8, format=PAGE_DATA)
+        owner = dict(self.owners).get(frame, 1)
+        return Word(f"page {frame:#x}", 10, owner << OWNER_SHIFT, format=PAGE_DATA)
 
 
 def pgd_index(addr: int) -> int:

@@ -2,8 +2,8 @@
 
 One step per access: every level is read for itself, A and D are set by an atomic
 read-modify-write, and no interrupt lands inside the instruction. It must not know Linux; the
-hooks decide what a fault leads to. Source: the behaviour that `docs/model.md` lists under
-"Walker" with its marks.
+hooks decide what a fault leads to. `speculation.py` has the walks that no instruction asks for.
+Source: the behaviour that `docs/model.md` lists under "Walker" with its marks.
 """
 
 from __future__ import annotations
@@ -11,22 +11,39 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry
+from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry, routine
 from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load, store
+from smpmmu.machine.cpu import read_cr3
 from smpmmu.machine.entries import (
+    FLAGS,
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_PRESENT,
-    PAGE_RW,
-    PAGE_USER,
+    PAGE_UNUSED1,
+    PAGE_UNUSED2,
+    PAGE_UNUSED3,
+    TLB_ENTRY,
+    WALKING,
+    allows,
     pfn_of,
 )
-from smpmmu.machine.memory import PAGE_FROZEN, pgd_index, pte_index
+from smpmmu.machine.memory import (
+    OWNER_SHIFT,
+    PAGE_FROZEN,
+    PAGE_OWNER,
+    VERSION_SHIFT,
+    pgd_index,
+    pte_index,
+)
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
 NO_WRITE_AFTER_PROMISE = "no_write_after_promise"
+NO_ACCESS_TO_FREED_FRAME = "no_access_to_freed_frame"
+
+CACHED = FLAGS & ~(PAGE_UNUSED1 | PAGE_UNUSED2 | PAGE_UNUSED3)
+"""Flags that a TLB keeps."""
 
 
 class Access(enum.Enum):
@@ -36,26 +53,58 @@ class Access(enum.Enum):
     FAULT = "fault"
 
 
-async def user_write(cpu: Cpu, addr: int) -> Access:
-    """Write to the user page of `addr`; FAULT if Linux is given a page fault.
+async def user_read(cpu: Cpu, addr: int) -> Access:
+    """Read the user page of `addr`; FAULT if Linux is given a page fault.
 
     The instruction is begun anew after a hidden fault, and interrupts can land in between.
     """
+    return await retry(load_instruction, cpu, addr)
+
+
+async def user_write(cpu: Cpu, addr: int) -> Access:
+    """Write to the user page of `addr`, otherwise as `user_read`."""
     return await retry(store_instruction, cpu, addr)
+
+
+@instruction
+async def load_instruction(cpu: Cpu, addr: int) -> Access | Again:
+    """Execute one load: TLB or walk, then the access; AGAIN after a hidden fault."""
+    pfn = await translate(cpu, addr, write=False)
+    if pfn is None:
+        return AGAIN if await cpu.pv.page_fault(cpu, addr, write=False) else Access.FAULT
+    await read_page(cpu, pfn)
+    return Access.DONE
 
 
 @instruction
 async def store_instruction(cpu: Cpu, addr: int) -> Access | Again:
     """Execute one store: TLB or walk, then the access; AGAIN after a hidden fault."""
-    cached = await load(cpu.tlb(addr))
-    if not allows(cached, write=True) or not cached & PAGE_DIRTY:
-        found = await retry(walk, cpu, addr, write=True)
-        if not found:
-            return AGAIN if await cpu.pv.page_fault(cpu, addr, write=True) else Access.FAULT
-        cached = found
-        await store(cpu.tlb(addr), cached)
-    await write_page(cpu, pfn_of(cached))
+    pfn = await translate(cpu, addr, write=True)
+    if pfn is None:
+        return AGAIN if await cpu.pv.page_fault(cpu, addr, write=True) else Access.FAULT
+    await write_page(cpu, pfn)
     return Access.DONE
+
+
+@routine
+async def translate(cpu: Cpu, addr: int, *, write: bool) -> int | None:
+    """Return the frame of `addr` from the TLB or by a walk that fills it; None for a fault.
+
+    An entry that is cached without the right faults as it is, and is dropped with that; one that
+    is cached writable and clean is walked again for a write, to set D.
+    """
+    cached = await load(cpu.tlb(addr), ~WALKING)
+    if cached & PAGE_PRESENT:
+        if not allows(cached, write=write):
+            await drop(cpu, addr)
+            return None
+        if cached & PAGE_DIRTY or not write:
+            return pfn_of(cached)
+    found = await retry(walk, cpu, addr, write=write)
+    if not found:
+        return None
+    await fill_tlb(cpu, addr, found)
+    return pfn_of(found)
 
 
 async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
@@ -64,7 +113,7 @@ async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
     AGAIN if an entry changed between being read and being marked: the walk begins anew, within
     the instruction.
     """
-    directory = cpu.walked.table(cpu.cr3, pgd_index(addr))
+    directory = cpu.walked.table(await read_cr3(cpu), pgd_index(addr))
     pde = await load(directory)
     if not allows(pde, write=write):
         return 0
@@ -85,14 +134,29 @@ async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
     return wanted
 
 
-def allows(entry: int, *, write: bool) -> bool:
-    """Whether an entry of any level lets user code read, or write."""
-    needed = PAGE_PRESENT | PAGE_USER | (PAGE_RW if write else 0)
-    return entry & needed == needed
+async def fill_tlb(cpu: Cpu, addr: int, leaf: int) -> None:
+    """Cache a leaf entry; a speculative walk in flight for the page goes on."""
+    word, kept = cpu.tlb(addr), leaf & (CACHED | ~FLAGS)
+    label = f"fill {word.name} = {TLB_ENTRY.show(kept)}"
+    await Step(label, word, and_mask=WALKING, xor_mask=kept)
+
+
+async def drop(cpu: Cpu, addr: int) -> None:
+    """Drop what is cached for a page, as a fault on it does."""
+    await store(cpu.tlb(addr), 0)
+
+
+async def read_page(cpu: Cpu, pfn: int) -> None:
+    """Read a data frame; a violation if it is not allocated to this thread's address space."""
+    page = cpu.memory.page(pfn)
+    ghosts = await Step(f"read {page.name}", page, returns=PAGE_OWNER)
+    bug_on((ghosts & PAGE_OWNER) >> OWNER_SHIFT != cpu.mm.number, NO_ACCESS_TO_FREED_FRAME)
 
 
 async def write_page(cpu: Cpu, pfn: int) -> None:
-    """Change a data frame; a violation once somebody was promised that it stays as it is."""
+    """Change a data frame; as `read_page`, and a violation once it was promised to stay."""
     page = cpu.memory.page(pfn)
-    frozen = await Step(f"write {page.name}", page, add=1, returns=PAGE_FROZEN)
-    bug_on(frozen, NO_WRITE_AFTER_PROMISE)
+    changed = 1 << VERSION_SHIFT
+    ghosts = await Step(f"write {page.name}", page, add=changed, returns=PAGE_FROZEN | PAGE_OWNER)
+    bug_on((ghosts & PAGE_OWNER) >> OWNER_SHIFT != cpu.mm.number, NO_ACCESS_TO_FREED_FRAME)
+    bug_on(ghosts & PAGE_FROZEN, NO_WRITE_AFTER_PROMISE)

@@ -3,10 +3,10 @@
     cpu0                          cpu1                             cpu2
     spin_lock(ptl)                spin_lock(ptl)                   write the page
     ptep_set_wrprotect(pte)       if pte is read-only:             write the page
-      pte_update[_defer]            flush_tlb_page                 ...
+      [pte_update]                  flush_tlb_page
     [flush_tlb_page]                the page is final (copied)
     spin_unlock(ptl)              spin_unlock(ptl)
-    [walk on, flush_tlb_page]
+    [flush_tlb_page]
 
 Natively the flush may come late: whoever relies on the entry does its own shootdown, and that
 cures every TLB. With a deferred hook it may not: the shadow stays writable until cpu0 drains its
@@ -15,152 +15,140 @@ queue, and a TLB that was shot down fills again from the shadow.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
-from smpmmu.engine.routines import routine
-from smpmmu.engine.steps import fetch_or, load
-from smpmmu.hypervisor.shadow import shadow_of
-from smpmmu.hypervisor.vmi import vmi, vmi_page_fault_torn
-from smpmmu.kernel.mm import MmStruct, VmAreaStruct
-from smpmmu.kernel.paravirt import native
+from smpmmu.engine.steps import load
+from smpmmu.hypervisor.shadow import Hypervisor
+from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_set_wrprotect
-from smpmmu.kernel.smp import flush_tlb_page, install_interrupts
+from smpmmu.kernel.smp import flush_tlb_page
 from smpmmu.machine.cpu import Cpu
-from smpmmu.machine.entries import (
-    PAGE_ACCESSED,
-    PAGE_DIRTY,
-    PAGE_PRESENT,
-    PAGE_RW,
-    PAGE_TABLE,
-    PAGE_USER,
-    entry,
-)
-from smpmmu.machine.memory import PAGE_FROZEN, PAGE_VERSION, Memory
+from smpmmu.machine.entries import PAGE_PRESENT, PAGE_RW
+from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
-from smpmmu.scenario import Setup, holds, scenario, variant, violated
-
-ADDR = 0x1000
-FURTHER = 6
-"""Empty directory entries that the range still covers before the late flush at its end."""
-WRITES = 4
-PGD, TABLE, PAGE = 0x1, 0x2, 0x3
-UNTOUCHED = PAGE_PRESENT | PAGE_RW | PAGE_USER
-"""A writable page before its first access, which sets A and D and fills the shadow."""
-TOUCHED = UNTOUCHED | PAGE_ACCESSED | PAGE_DIRTY
-MM = MmStruct(number=1, pgd=PGD, tables=((0, TABLE),), cpus=(0, 1, 2))
-VMA = VmAreaStruct(MM)
-
-HOOKS = (
-    ("native", native),
-    ("immediate", vmi),
-    # As written, ptep_set_wrprotect has the immediate hook; this is what it must not have.
-    ("deferred", replace(vmi, pte_update=vmi.pte_update_defer)),
+from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
+from smpmmu.scenarios.common import (
+    ADDR,
+    COMMENT,
+    PAGE,
+    TOUCHED,
+    UNTOUCHED,
+    Flush,
+    Hook,
+    address_space,
+    promise,
+    rows,
+    unlock_and_flush,
+    vcpus,
 )
+
 TORN = (
     "a shadow filled from an entry that was read before another CPU changed it outlives the "
     "change; KVM had this (f7d9c7b7b90)"
 )
 
-COMMENT = (
-    "the comment above pte_update in 789e6ac0a7c: a deferred update is safe only if the flush "
-    "happens under the same page-table lock"
-)
+
+async def write_protect(cpu: Cpu, vma: VmAreaStruct, flush: Flush, further: int = 0) -> None:
+    """Take the right to write away; a range walks over `further` empty entries before its flush."""
+    mm = vma.vm_mm
+    await spin_lock(mm.pte_lockptr(ADDR))
+    await ptep_set_wrprotect(cpu, mm, ADDR, mm.pte_offset(ADDR))
+    if further:
+        await spin_unlock(mm.pte_lockptr(ADDR))
+        for index in range(1, 1 + further):
+            await load(cpu.memory.table(mm.pgd, index), PAGE_PRESENT)
+        await flush_tlb_page(cpu, vma, ADDR)
+        return
+    await unlock_and_flush(cpu, vma, flush)
 
 
-async def write_protect(cpu: Cpu, *, late: bool) -> None:
-    """Take the right to write away, and flush under the lock or after it."""
-    ptl = MM.page_table_lock
-    await spin_lock(ptl)
-    await ptep_set_wrprotect(cpu, MM, ADDR, MM.pte_offset(ADDR))
-    if not late:
-        await flush_tlb_page(cpu, VMA, ADDR)
-    await spin_unlock(ptl)
-    # The entry is read-only, and the lock is free: whoever takes it now will believe the entry.
-    if late:
-        for index in range(1, 1 + FURTHER):
-            await load(cpu.memory.table(MM.pgd, index), PAGE_PRESENT)
-        await flush_tlb_page(cpu, VMA, ADDR)
+async def rely_on_protection(cpu: Cpu, vma: VmAreaStruct, *, flushes: bool = True) -> None:
+    """Take a read-only page for final, once everybody has been shot down or at once."""
+    mm = vma.vm_mm
+    await spin_lock(mm.pte_lockptr(ADDR))
+    if not await load(cpu.memory.at(mm.pte_offset(ADDR)), PAGE_RW):
+        if flushes:
+            await flush_tlb_page(cpu, vma, ADDR)
+        await promise(cpu.memory.page(PAGE))
+    await spin_unlock(mm.pte_lockptr(ADDR))
 
 
-async def rely_on_protection(cpu: Cpu) -> None:
-    """Take a read-only page for final once everybody has been shot down."""
-    ptl = MM.page_table_lock
-    await spin_lock(ptl)
-    if not await load(cpu.memory.at(MM.pte_offset(ADDR)), PAGE_RW):
-        await flush_tlb_page(cpu, VMA, ADDR)
-        await promise(cpu)
-    await spin_unlock(ptl)
-
-
-@routine
-async def promise(cpu: Cpu) -> None:
-    """Promise that the page no longer changes: the moment in which it would be copied."""
-    await fetch_or(cpu.memory.page(PAGE), PAGE_FROZEN)
+def expect(hook: Hook, flush: Flush) -> Expected:
+    """Return what kernel.md 6.3 says in its columns F1 and F1rev."""
+    if hook.deferred and flush.late:
+        return violated(NO_WRITE_AFTER_PROMISE, COMMENT)
+    if not flush.late:
+        return holds(COMMENT)
+    return holds("whoever relies on the entry does its own shootdown, which cures every TLB")
 
 
 @scenario(
-    variant(
-        "native_after_unlock",
-        holds("without a shadow a shootdown by any CPU cures every TLB"),
-        hook="native",
-        late=True,
-    ),
-    variant(
-        "immediate_after_unlock",
-        holds("shadow and primary agree when the lock is released; then as native"),
-        hook="immediate",
-        late=True,
-    ),
-    variant("deferred_under_ptl", holds(COMMENT), hook="deferred", late=False),
-    variant(
-        "deferred_after_unlock",
-        violated(NO_WRITE_AFTER_PROMISE, COMMENT),
-        hook="deferred",
-        late=True,
-    ),
+    *rows(expect),
     variant(
         "immediate_untouched_page",
         holds("as immediate_after_unlock; a hidden fault reads the primary, which is never wrong"),
-        hook="immediate",
-        late=True,
+        hook=Hook.IMMEDIATE,
+        flush=Flush.AFTER_UNLOCK,
         pte=UNTOUCHED,
     ),
     variant(
         "deferred_untouched_page",
         holds(COMMENT),
-        hook="deferred",
-        late=False,
+        hook=Hook.DEFERRED,
+        flush=Flush.UNDER_PTL,
         pte=UNTOUCHED,
     ),
     variant(
         "deferred_torn_fault",
         violated(NO_WRITE_AFTER_PROMISE, TORN),
-        hook="deferred",
-        late=False,
+        hook=Hook.DEFERRED,
+        flush=Flush.UNDER_PTL,
         pte=UNTOUCHED,
-        torn=True,
+        hypervisor=Hypervisor(fault_is_atomic=False),
+    ),
+    variant(
+        "deferred_private_shadows",
+        holds("every vCPU's own flush fetches its shadow anew from the primary, as it cures TLBs"),
+        hook=Hook.DEFERRED,
+        flush=Flush.AFTER_UNLOCK,
+        hypervisor=Hypervisor(private=True),
+    ),
+    variant(
+        "deferred_ipis_do_not_drain",
+        violated(NO_WRITE_AFTER_PROMISE, "as deferred_after_unlock, with a queue kept for longer"),
+        hook=Hook.DEFERRED,
+        flush=Flush.AFTER_UNLOCK,
+        hypervisor=Hypervisor(ipis_drain=False),
+    ),
+    variant(
+        "deferred_range",
+        violated(NO_WRITE_AFTER_PROMISE, COMMENT),
+        hook=Hook.DEFERRED,
+        flush=Flush.AFTER_UNLOCK,
+        further=6,
+        writes=4,
     ),
 )
 def reliant_flusher(
-    setup: Setup, *, hook: str, late: bool, pte: int = TOUCHED, torn: bool = False
+    setup: Setup,
+    *,
+    hook: Hook,
+    flush: Flush,
+    pte: int = TOUCHED,
+    hypervisor: Hypervisor | None = None,
+    further: int = 0,
+    writes: int = 2,
 ) -> None:
-    """A write-protects with pte_update; B sees it under the ptl, shoots down, relies on it."""
-    guest = Memory(((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, pte))))
-    walked = guest if hook == "native" else shadow_of(guest, (TABLE,))
-    pv = dict(HOOKS)[hook]
-    if torn:
-        pv = replace(pv, page_fault=vmi_page_fault_torn)
-    cpus = [Cpu(number, guest, walked, PGD, pv, MM) for number in range(3)]
-    setup.cpu(0, call(write_protect, cpus[0], late=late))
-    setup.cpu(1, call(rely_on_protection, cpus[1]))
-    setup.cpu(2, *(call(user_write, cpus[2], ADDR) for _ in range(WRITES)))
-    for cpu in cpus:
-        install_interrupts(setup, cpu)
-    page = value(guest.page(PAGE))
+    """A write-protects a page; B sees it under the ptl, shoots down, and relies on it."""
+    mm = address_space(flush, (0, 1, 2))
+    vma = VmAreaStruct(mm)
+    cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2), pte=pte, hypervisor=hypervisor)
+    setup.cpu(0, call(write_protect, cpu0, vma, flush, further))
+    setup.cpu(1, call(rely_on_protection, cpu1, vma))
+    setup.cpu(2, *(call(user_write, cpu2, ADDR) for _ in range(writes)))
+    page = value(cpu0.memory.page(PAGE))
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
-    written = page & PAGE_VERSION
-    setup.sometimes("every write went through", finished("cpu2") & (written == WRITES))
-    setup.sometimes("protection stopped a write", finished("cpu2") & (written < WRITES))
+    written = page >> VERSION_SHIFT
+    setup.sometimes("every write went through", finished("cpu2") & (written == writes))
+    setup.sometimes("protection stopped a write", finished("cpu2") & (written < writes))

@@ -1,0 +1,72 @@
+"""Hardware that moves by itself: the speculative walker and the evictor of a vCPU.
+
+Both are daemons: they may move at any time, or never. A walk in flight is a bit of the TLB entry
+that it would fill, so that INVLPG, a load of CR3 and a global flush abort it by clearing the
+entry. It must not know Linux or the hypervisor. Source: fills are speculative (the comment above
+the flush protocol in arch/i386/kernel/smp.c, Linux 2.6.21); that they are aborted is general x86
+knowledge, unverified here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smpmmu.engine.local import call
+from smpmmu.engine.steps import TAKEN, Step, Wait, When, cmpxchg, load
+from smpmmu.machine.cpu import read_cr3
+from smpmmu.machine.entries import FLAGS, PAGE_ACCESSED, PAGE_PRESENT, TLB_ENTRY, WALKING, pfn_of
+from smpmmu.machine.memory import pgd_index, pte_index
+from smpmmu.machine.walker import CACHED
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
+    from smpmmu.scenario import Setup
+
+
+async def speculate(cpu: Cpu, addr: int) -> None:
+    """Walk for a page that nobody asked for, and cache it unless a flush came in between.
+
+    It sets A but never D, and never faults. It begins only while the page is not cached.
+    """
+    word = cpu.tlb(addr)
+    begins = Wait(PAGE_PRESENT, 0)
+    await Step("begin to walk", word, wait=begins, and_mask=~WALKING, xor_mask=WALKING)
+    directory = cpu.walked.table(await read_cr3(cpu), pgd_index(addr))
+    pde = await load(directory)
+    if not pde & PAGE_PRESENT:
+        return
+    if not pde & PAGE_ACCESSED and not await cmpxchg(directory, pde, pde | PAGE_ACCESSED) & TAKEN:
+        return
+    leaf = cpu.walked.table(pfn_of(pde), pte_index(addr))
+    pte = await load(leaf)
+    if not pte & PAGE_PRESENT:
+        return
+    wanted = pte | PAGE_ACCESSED
+    if wanted != pte and not await cmpxchg(leaf, pte, wanted) & TAKEN:
+        return
+    kept = wanted & (CACHED | ~FLAGS)
+    label = f"fill {word.name} = {TLB_ENTRY.show(kept)} unless flushed"
+    await Step(label, word, when=When(WALKING, WALKING), and_mask=0, xor_mask=kept)
+
+
+async def evict(cpu: Cpu, addr: int) -> None:
+    """Drop what is cached for a page, for want of room; a walk in flight goes on."""
+    word = cpu.tlb(addr)
+    cached = Wait(PAGE_PRESENT, PAGE_PRESENT)
+    await Step(f"evict {word.name}", word, wait=cached, and_mask=WALKING)
+
+
+def install_walker(setup: Setup, cpu: Cpu) -> None:
+    """Give a vCPU a speculative walker for each of its pages."""
+    for number, addr in enumerate(cpu.pages):
+        setup.daemon(cpu.number, _name("walker", number), call(speculate, cpu, addr))
+
+
+def install_evictor(setup: Setup, cpu: Cpu) -> None:
+    """Give a vCPU an evictor for each of its pages, for the second look at what holds."""
+    for number, addr in enumerate(cpu.pages):
+        setup.evictor(cpu.number, _name("evictor", number), call(evict, cpu, addr))
+
+
+def _name(kind: str, number: int) -> str:
+    return f"{kind}{number or ''}"

@@ -1,0 +1,1 @@
+"""What must hold: one family of invariants per file, as expressions over words."""

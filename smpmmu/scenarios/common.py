@@ -1,0 +1,187 @@
+"""What the columns of the main table share: the rows, the first machine, and the late flush.
+
+A row is how an entry's change is told to the hypervisor, and where the flush stands. It is no
+scenario itself.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from smpmmu.engine.steps import fetch_or
+from smpmmu.hypervisor.shadow import Hypervisor, Record, shadow_of
+from smpmmu.hypervisor.vmi import vmi
+from smpmmu.kernel.mm import MmStruct, VmAreaStruct
+from smpmmu.kernel.paravirt import Linux, native
+from smpmmu.kernel.smp import flush_tlb_page, install_interrupts
+from smpmmu.machine.cpu import Cpu
+from smpmmu.machine.entries import (
+    PAGE_ACCESSED,
+    PAGE_DIRTY,
+    PAGE_PRESENT,
+    PAGE_RW,
+    PAGE_TABLE,
+    PAGE_USER,
+    entry,
+)
+from smpmmu.machine.memory import PAGE_FROZEN, Memory
+from smpmmu.machine.speculation import install_evictor
+from smpmmu.machine.spinlock import spin_lock, spin_unlock
+from smpmmu.scenario import Expected, Setup, Variant, variant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from smpmmu.engine.steps import Word
+
+PGD, TABLE, PAGE, OTHER_TABLE = 0x1, 0x2, 0x3, 0x4
+ADDR = 0x1000
+OTHER_ADDR = 0x400000
+"""An address of the same mapping in another page table, which has a lock of its own if split."""
+
+READ_ONLY = PAGE_PRESENT | PAGE_USER | PAGE_ACCESSED
+UNTOUCHED = PAGE_PRESENT | PAGE_RW | PAGE_USER
+"""A writable page before its first access, which sets A and D and fills the shadow."""
+CLEAN = UNTOUCHED | PAGE_ACCESSED
+TOUCHED = CLEAN | PAGE_DIRTY
+
+COMMENT = (
+    "the comment above pte_update in 789e6ac0a7c: a deferred update is safe only if the flush "
+    "happens under the same page-table lock"
+)
+
+
+class Hook(enum.Enum):
+    """How a change of an entry is told to the hypervisor."""
+
+    NATIVE = "native"
+    IMMEDIATE = "immediate"
+    DEFERRED = "deferred"
+    DEFERRED_TORN = "deferred_torn"
+    DEFERRED_VALUE = "deferred_value"
+
+    @property
+    def deferred(self) -> bool:
+        """Whether the change is held back."""
+        return self not in (Hook.NATIVE, Hook.IMMEDIATE)
+
+    @property
+    def record(self) -> Record:
+        """What a deferred update holds."""
+        return {Hook.DEFERRED_TORN: Record.TORN, Hook.DEFERRED_VALUE: Record.VALUE}.get(
+            self, Record.ADDRESS
+        )
+
+
+class Flush(enum.Enum):
+    """Where the flush stands that must follow a change."""
+
+    UNDER_PTL = "under_ptl"
+    AFTER_UNLOCK = "after_unlock"
+    UNDER_OTHER_PTL = "under_other_ptl"
+    PTL_RETAKEN = "ptl_retaken"
+
+    @property
+    def late(self) -> bool:
+        """Whether the lock of the entry is free between the change and the flush."""
+        return self is not Flush.UNDER_PTL
+
+
+def rows(
+    expect: Callable[[Hook, Flush], Expected], suffix: str = "", **knobs: object
+) -> tuple[Variant, ...]:
+    """Return a variant for every row, named after it, with what `expect` says of it."""
+    return tuple(
+        variant(f"{hook.value}_{flush.value}{suffix}", expect(hook, flush), hook=hook, flush=flush,
+                **knobs)
+        for hook in Hook
+        for flush in Flush
+    )  # fmt: skip
+
+
+def address_space(flush: Flush, cpus: tuple[int, ...]) -> MmStruct:
+    """Return the address space of a row: split locks where it flushes under another one."""
+    split = flush is Flush.UNDER_OTHER_PTL
+    return MmStruct(1, PGD, ((0, TABLE), (1, OTHER_TABLE)), cpus, split)
+
+
+def guest_memory(pte: int) -> Memory:
+    """Return memory in which ADDR is mapped with the flags `pte`."""
+    return Memory(((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, pte))))
+
+
+def vcpus(
+    setup: Setup,
+    hook: Hook,
+    mm: MmStruct,
+    numbers: tuple[int, ...],
+    *,
+    pte: int = TOUCHED,
+    flush: Flush = Flush.UNDER_PTL,
+    mms: tuple[MmStruct, ...] = (),
+    linux: Linux | None = None,
+    hypervisor: Hypervisor | None = None,
+) -> list[Cpu]:
+    """Return vCPUs with their interrupts and evictors; the first one's changes go by `hook`.
+
+    As written, only some of the modelled functions defer; here a row says whether the first
+    vCPU's do. The hooks of the others are VMI's. If the row's `flush` is late, the macros that
+    would flush by themselves do not, on the first vCPU.
+    """
+    guest = guest_memory(pte)
+    knobs = replace(hypervisor or Hypervisor(), record=hook.record)
+    kernel = linux or Linux()
+    result = []
+    for number in numbers:
+        pv, walked = native, guest
+        if hook is not Hook.NATIVE:
+            pv = vmi
+            walked = shadow_of(guest, (TABLE,), knobs, number)
+        if number == numbers[0] and hook is Hook.IMMEDIATE:
+            pv = replace(vmi, pte_update_defer=vmi.pte_update)
+        if number == numbers[0] and hook.deferred:
+            pv = replace(vmi, pte_update=vmi.pte_update_defer)
+        late = flush.late and number == numbers[0]
+        cpu = Cpu(
+            number, guest, walked, mm.pgd, pv, mm, (ADDR,), mms=mms,
+            hypervisor=None if hook is Hook.NATIVE else knobs,
+            linux=replace(kernel, macros_flush=False) if late else kernel,
+        )  # fmt: skip
+        if number in mm.cpus or mms:
+            install_interrupts(setup, cpu)
+            install_evictor(setup, cpu)
+        result.append(cpu)
+    return result
+
+
+async def unlock_and_flush(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
+    """End a change of the entry for ADDR, whose lock is held, with the flush where it stands."""
+    mm = vma.vm_mm
+    ptl = mm.pte_lockptr(ADDR)
+    if flush is Flush.UNDER_PTL:
+        await flush_tlb_page(cpu, vma, ADDR)
+        await spin_unlock(ptl)
+        return
+    await spin_unlock(ptl)
+    # The lock is free: whoever takes it now will believe the entry.
+    await flush_late(cpu, vma, flush)
+
+
+async def flush_late(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
+    """Flush after the lock of the entry was released."""
+    if flush is Flush.AFTER_UNLOCK:
+        await flush_tlb_page(cpu, vma, ADDR)
+        return
+    lock = vma.vm_mm.pte_lockptr(ADDR if flush is Flush.PTL_RETAKEN else OTHER_ADDR)
+    await spin_lock(lock)
+    await flush_tlb_page(cpu, vma, ADDR)
+    await spin_unlock(lock)
+
+
+async def promise(page: Word) -> None:
+    """Promise that a page no longer changes: the moment in which it would be copied."""
+    await fetch_or(page, PAGE_FROZEN)
+
+

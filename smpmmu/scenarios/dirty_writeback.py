@@ -1,0 +1,94 @@
+"""A CPU moves the dirty mark from an entry to its page; another writes the page to disk.
+
+    cpu0                                     cpu1              cpu2
+    spin_lock(ptl)                           write the page    if test_and_clear(page dirty):
+    if ptep_clear_flush_dirty(pte):          write the page        write the page to disk
+        set_page_dirty(page)
+    spin_unlock(ptl)
+
+As msync_pte_range had it until 2.6.18. With a late flush a CPU that has the entry cached dirty goes
+on writing and leaves no mark, after the page was written back: the change is lost.
+"""
+
+from __future__ import annotations
+
+from smpmmu.engine.expressions import any_of, finished, value
+from smpmmu.engine.local import call
+from smpmmu.engine.routines import routine
+from smpmmu.engine.steps import Word, fetch_or, load, store, xchg
+from smpmmu.kernel.mm import VmAreaStruct
+from smpmmu.kernel.pgtable import ptep_clear_flush_dirty
+from smpmmu.machine.cpu import Cpu
+from smpmmu.machine.entries import PAGE_DIRTY
+from smpmmu.machine.memory import VERSION_SHIFT
+from smpmmu.machine.spinlock import spin_lock, spin_unlock
+from smpmmu.machine.walker import user_write
+from smpmmu.properties.promises import NO_WRITE_LOST
+from smpmmu.scenario import Expected, Setup, holds, scenario, violated
+from smpmmu.scenarios.common import (
+    ADDR,
+    COMMENT,
+    PAGE,
+    TABLE,
+    Flush,
+    Hook,
+    address_space,
+    flush_late,
+    rows,
+    vcpus,
+)
+
+PG_DIRTY = Word("page 0x3 dirty", 1)
+DISK = Word("disk", 6)
+"""The version of the page that was written back last."""
+NATIVELY = "a CPU with D cached writes without a mark until it is flushed, with any hook"
+
+
+async def clean(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
+    """Move the dirty mark from the entry to the page.
+
+    C: msync_pte_range, mm/msync.c, Linux 2.6.18
+    """
+    mm = vma.vm_mm
+    ptep = mm.pte_offset(ADDR)
+    await spin_lock(mm.pte_lockptr(ADDR))
+    dirty = await ptep_clear_flush_dirty(cpu, vma, ADDR, ptep)
+    if dirty:
+        await fetch_or(PG_DIRTY, 1)
+    await spin_unlock(mm.pte_lockptr(ADDR))
+    if flush.late and dirty:
+        await flush_late(cpu, vma, flush)
+
+
+@routine
+async def write_back(cpu: Cpu) -> None:
+    """Write the page to disk if it is marked, clearing the mark first; the page lock is held.
+
+    C: clear_page_dirty_for_io and writepage, as far as the page's own mark goes
+    """
+    if await xchg(PG_DIRTY, 0):
+        version = await load(cpu.memory.page(PAGE), ~0 << VERSION_SHIFT) >> VERSION_SHIFT
+        await store(DISK, version)
+
+
+def expect(hook: Hook, flush: Flush) -> Expected:
+    """Return what the reference's exhaustive check says in its column F2."""
+    return violated(NO_WRITE_LOST, NATIVELY) if flush.late else holds(COMMENT)
+
+
+@scenario(*rows(expect))
+def dirty_writeback(setup: Setup, *, hook: Hook, flush: Flush) -> None:
+    """A clears D and marks the page; B writes it back; C writes: is the last write ever saved?"""
+    mm = address_space(flush, (0, 1))
+    vma = VmAreaStruct(mm)
+    cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2), flush=flush)
+    setup.cpu(0, call(clean, cpu0, vma, flush))
+    setup.cpu(1, call(user_write, cpu1, ADDR), call(user_write, cpu1, ADDR))
+    setup.cpu(2, call(write_back, cpu2))
+    page = value(cpu0.memory.page(PAGE)) >> VERSION_SHIFT
+    pte = value(cpu0.memory.table(TABLE, 1))
+    disk = value(DISK)
+    saved = any_of(page == disk, pte & PAGE_DIRTY != 0, value(PG_DIRTY) != 0)
+    setup.at_quiescence(NO_WRITE_LOST, saved)
+    setup.sometimes("a page with writes was written back", finished("cpu2") & (disk != 0))
+    setup.sometimes("a write marked the entry again", (disk != 0) & (pte & PAGE_DIRTY != 0))

@@ -1,0 +1,61 @@
+"""As `reliant_flusher`, but the one who relies is the one who writes, and its CPU speculates.
+
+    cpu0                          cpu1                            cpu1's walker
+    spin_lock(ptl)                spin_lock(ptl)                  walk for the page at any time
+    ptep_set_wrprotect(pte)       if pte is read-only:
+      [pte_update]                  flush_tlb_page
+    [flush_tlb_page]                the page is final (copied)
+    spin_unlock(ptl)              spin_unlock(ptl)
+    [flush_tlb_page]              write the page
+
+Two CPUs suffice once the processor may fill its TLB without being asked: between cpu1's own INVLPG
+and cpu0's answer the walker finds the stale shadow, and nobody flushes what it caches. Without
+the walker cpu1's next walk comes after cpu0's answer, which drained the queue: no violation, and
+yet no safety.
+"""
+
+from __future__ import annotations
+
+from smpmmu.engine.expressions import value
+from smpmmu.engine.local import call
+from smpmmu.kernel.mm import VmAreaStruct
+from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
+from smpmmu.machine.speculation import install_walker
+from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
+from smpmmu.scenario import Expected, Setup, holds, scenario, violated
+from smpmmu.scenarios.common import ADDR, COMMENT, PAGE, Flush, Hook, address_space, rows, vcpus
+from smpmmu.scenarios.reliant_flusher import expect as as_reliant_flusher
+from smpmmu.scenarios.reliant_flusher import rely_on_protection, write_protect
+
+
+def expect(hook: Hook, flush: Flush) -> Expected:
+    """Return what the reference's exhaustive check says in its column F6."""
+    if hook.deferred and flush.late:
+        return violated(NO_WRITE_AFTER_PROMISE, COMMENT)
+    return as_reliant_flusher(hook, flush)
+
+
+def control(hook: Hook, flush: Flush) -> Expected:
+    """Return that two CPUs without speculation show nothing."""
+    return holds(
+        "cpu0's answer to the shootdown drains its queue before cpu1 can walk again; this is no "
+        "safety, only two CPUs too few"
+    )
+
+
+@scenario(
+    *rows(expect, walker=True),
+    *rows(control, "_no_walker", walker=False),
+)
+def two_cpus_speculation(setup: Setup, *, hook: Hook, flush: Flush, walker: bool) -> None:
+    """A write-protects a page; B shoots down and relies, and writes through what it speculated."""
+    mm = address_space(flush, (0, 1))
+    vma = VmAreaStruct(mm)
+    cpu0, cpu1 = vcpus(setup, hook, mm, (0, 1))
+    setup.cpu(0, call(write_protect, cpu0, vma, flush))
+    setup.cpu(1, call(rely_on_protection, cpu1, vma), call(user_write, cpu1, ADDR))
+    if walker:
+        install_walker(setup, cpu1)
+    page = value(cpu0.memory.page(PAGE))
+    setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
+    setup.sometimes("a write went through", page >> VERSION_SHIFT != 0)
