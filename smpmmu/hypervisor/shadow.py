@@ -74,7 +74,7 @@ class Hypervisor:
 
 def gpte_to_spte(gpte: int, *, tracking: bool = True) -> int:
     """Return the shadow of a leaf entry."""
-    if not gpte & PAGE_PRESENT or tracking and not gpte & PAGE_ACCESSED:
+    if not gpte & PAGE_PRESENT or (tracking and not gpte & PAGE_ACCESSED):
         return 0
     return gpte if gpte & PAGE_DIRTY or not tracking else gpte & ~PAGE_RW
 

@@ -33,9 +33,15 @@ STATE_SHIFT = 3
 
 def cpu_tlbstate(cpu: Cpu) -> Word:
     """Return the word of this CPU's cpu_tlbstate; only it and its interrupts touch it."""
-    names = ((1 << STATE_SHIFT, "OK"), (2 << STATE_SHIFT, "LAZY"), (1, "mm1"), (2, "mm2"), (4, "mm4"))
+    states = ((TLBSTATE_OK << STATE_SHIFT, "OK"), (TLBSTATE_LAZY << STATE_SHIFT, "LAZY"))
     initial = TLBSTATE_OK << STATE_SHIFT | cpu.mm.number
-    return Word(f"{cpu.name}.tlbstate", 5, initial, owner=cpu.name, format=Format(names))
+    return Word(
+        f"{cpu.name}.tlbstate",
+        5,
+        initial,
+        owner=cpu.name,
+        format=Format((*states, (1, "mm1"), (2, "mm2"), (4, "mm4"))),
+    )
 
 
 async def tlbstate(cpu: Cpu) -> tuple[int, int]:

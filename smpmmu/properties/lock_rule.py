@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.expressions import Expr, all_of, implies, value
 from smpmmu.hypervisor.vmi import DEFERRED_SLOTS, deferred
 from smpmmu.machine.entries import (
-    PAGE_SHIFT,
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_PRESENT,
     PAGE_RW,
+    PAGE_SHIFT,
     PAGE_USER,
 )
 
@@ -62,5 +62,7 @@ def demand_lock_rule(setup: Setup, cpus: list[Cpu], lock: Word, ptep: int) -> No
         SHADOW_NO_MORE_PERMISSIVE,
         all_of(*(implies(free, no_more_permissive(walked[s], primary)) for s in shadows if s)),
     )
-    slots = [value(deferred(cpu, n)) for cpu in cpus if cpu.hypervisor for n in range(DEFERRED_SLOTS)]
+    slots = [
+        value(deferred(cpu, n)) for cpu in cpus if cpu.hypervisor for n in range(DEFERRED_SLOTS)
+    ]
     setup.always(NO_QUEUE_HOLDS_ENTRY, all_of(*(implies(free, slot != ptep) for slot in slots)))

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from smpmmu.scenario import Scenario
 
-NAMES = ("reliant_flusher", "reliant_skipper", "dirty_writeback", "young_clear", "unmap_free", "mask_omits_deferrer", "remote_first", "two_cpus_speculation", "permission_increase", "lock_rule")
+NAMES = (
+    "reliant_flusher",
+    "reliant_skipper",
+    "dirty_writeback",
+    "young_clear",
+    "unmap_free",
+    "mask_omits_deferrer",
+    "remote_first",
+    "two_cpus_speculation",
+    "permission_increase",
+    "lock_rule",
+)
 """The catalogue in the order of the main table; each is a module of this package."""
 
 

@@ -183,5 +183,3 @@ async def flush_late(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
 async def promise(page: Word) -> None:
     """Promise that a page no longer changes: the moment in which it would be copied."""
     await fetch_or(page, PAGE_FROZEN)
-
-

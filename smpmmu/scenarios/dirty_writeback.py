@@ -12,13 +12,14 @@ on writing and leaves no mark, after the page was written back: the change is lo
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.expressions import any_of, finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import Word, fetch_or, load, store, xchg
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_clear_flush_dirty
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import PAGE_DIRTY
 from smpmmu.machine.memory import VERSION_SHIFT
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
@@ -37,6 +38,9 @@ from smpmmu.scenarios.common import (
     rows,
     vcpus,
 )
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
 
 PG_DIRTY = Word("page 0x3 dirty", 1)
 DISK = Word("disk", 6)
@@ -72,7 +76,7 @@ async def write_back(cpu: Cpu) -> None:
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
-    """Return what the reference's exhaustive check says in its column F2."""
+    """Return what the earlier check says in its column F2."""
     return violated(NO_WRITE_LOST, NATIVELY) if flush.late else holds(COMMENT)
 
 

@@ -15,6 +15,8 @@ Natively cpu0 has dropped its translations with that load and owes nothing.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.expressions import value
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import Word, store, wait_until
@@ -23,7 +25,6 @@ from smpmmu.kernel.context import context_switch
 from smpmmu.kernel.mm import INIT_MM, MmStruct, VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_set_wrprotect
 from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_page
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
@@ -42,12 +43,15 @@ from smpmmu.scenarios.common import (
 )
 from smpmmu.scenarios.reliant_flusher import rely_on_protection
 
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
+
 OTHER_MM = MmStruct(number=2, pgd=0x11)
 KEEPS = Hypervisor(cr3_drains=False)
 LEFT_BEHIND = "the thread's flush leaves out the CPU whose queue holds its update"
 WINDOW = (
-    "between leaving the mask and loading CR3, in switch_mm, a shootdown leaves the CPU out although "
-    "its queue is still full"
+    "between leaving the mask and loading CR3, in switch_mm, a shootdown leaves the CPU out "
+    "although its queue is still full"
 )
 moved = Word("the thread has left cpu0", 1)
 
@@ -82,14 +86,14 @@ async def flush_something(cpu: Cpu, mm: MmStruct) -> None:
 
 
 def drains(hook: Hook, flush: Flush) -> Expected:
-    """Return that all is well if the load of CR3 drains: I3 and its note in the reference."""
+    """Return that all is well if the load of CR3 drains: the thread arrives after the load."""
     if not flush.late:
         return holds(COMMENT)
     return holds("cpu0 drained and flushed when it loaded another CR3, before the thread arrived")
 
 
 def keeps(hook: Hook, flush: Flush) -> Expected:
-    """Return what I3 says, and the reference's exhaustive check in its column F4."""
+    """Return what the earlier check says in its column F4."""
     if hook.deferred and flush.late:
         return violated(NO_WRITE_AFTER_PROMISE, LEFT_BEHIND)
     return drains(hook, flush)

@@ -17,12 +17,13 @@ date. A late flush of a right that was given costs time only.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.expressions import implies, value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import AGAIN, Again, retry
 from smpmmu.kernel.fault import Fault, handle_pte_fault
 from smpmmu.kernel.mm import VmAreaStruct
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import PAGE_DIRTY
 from smpmmu.machine.memory import VERSION_SHIFT
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, Access, user_write
@@ -43,6 +44,9 @@ from smpmmu.scenarios.common import (
 )
 from smpmmu.scenarios.unmap_free import unmap
 
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
+
 HARMLESS = "a shadow stricter than the primary is a hidden fault, which reads the primary"
 
 
@@ -62,7 +66,7 @@ async def write_or_fault(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> Access | 
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
-    """Return that a right given late is given all the same (the reference, "harmless staleness")."""
+    """Return that a right given late is given all the same."""
     return holds(HARMLESS if flush.late else COMMENT)
 
 

@@ -15,6 +15,8 @@ queue, and a TLB that was shot down fills again from the shadow.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import load
@@ -22,7 +24,6 @@ from smpmmu.hypervisor.shadow import Hypervisor
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_set_wrprotect
 from smpmmu.kernel.smp import flush_tlb_page
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import PAGE_PRESENT, PAGE_RW
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
@@ -42,6 +43,9 @@ from smpmmu.scenarios.common import (
     unlock_and_flush,
     vcpus,
 )
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
 
 TORN = (
     "a shadow filled from an entry that was read before another CPU changed it outlives the "
@@ -75,7 +79,7 @@ async def rely_on_protection(cpu: Cpu, vma: VmAreaStruct, *, flushes: bool = Tru
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
-    """Return what kernel.md 6.3 says in its columns F1 and F1rev."""
+    """Return what the earlier check says in its columns F1 and F1rev."""
     if hook.deferred and flush.late:
         return violated(NO_WRITE_AFTER_PROMISE, COMMENT)
     if not flush.late:

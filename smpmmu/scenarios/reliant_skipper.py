@@ -25,13 +25,13 @@ from smpmmu.scenarios.common import ADDR, COMMENT, PAGE, Flush, Hook, address_sp
 from smpmmu.scenarios.reliant_flusher import rely_on_protection, write_protect
 
 NATIVELY = (
-    "an actor that does not flush relies on the TLBs too (as Linux had it until 3ea277194daa: flushes batched "
+    "an actor that does not flush relies on the TLBs too (Linux until 3ea277194daa: flushes batched "
     "outside the ptl, skipped by who sees the entry changed)"
 )
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
-    """Return what the reference's exhaustive check says in its column F1skip."""
+    """Return what the earlier check says in its column F1skip."""
     return violated(NO_WRITE_AFTER_PROMISE, NATIVELY) if flush.late else holds(COMMENT)
 
 

@@ -9,18 +9,19 @@
     [flush_tlb_page, remote first]
     the page is final (copied)
 
-Linux flushes the local CPU first. Natively the order does not matter. With a deferred hook the local
-INVLPG is what drains the queue, so the others must be told after it: told before, they fill again
-from the stale shadow, and even a flush under the lock is too late.
+Linux flushes the local CPU first. Natively the order does not matter. With a deferred hook the
+local INVLPG is what drains the queue, so the others must be told after it: told before, they fill
+again from the stale shadow, and even a flush under the lock is too late.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.paravirt import Linux
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
@@ -36,6 +37,9 @@ from smpmmu.scenarios.common import (
 )
 from smpmmu.scenarios.reliant_flusher import write_protect
 
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
+
 DRAIN = "the queue is drained by the local flush alone, after the others have answered"
 
 
@@ -46,7 +50,7 @@ async def write_protect_for_good(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> N
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
-    """Return what the reference's exhaustive check says in its column F5."""
+    """Return what the earlier check says in its column F5."""
     if hook.deferred:
         return violated(NO_WRITE_AFTER_PROMISE, DRAIN)
     return holds("without a queue it does not matter who is flushed first")

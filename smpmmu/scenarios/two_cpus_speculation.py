@@ -29,7 +29,7 @@ from smpmmu.scenarios.reliant_flusher import rely_on_protection, write_protect
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
-    """Return what the reference's exhaustive check says in its column F6."""
+    """Return what the earlier check says in its column F6."""
     if hook.deferred and flush.late:
         return violated(NO_WRITE_AFTER_PROMISE, COMMENT)
     return as_reliant_flusher(hook, flush)

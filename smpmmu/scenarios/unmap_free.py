@@ -15,13 +15,14 @@ after it was read, brings the old translation back.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import load
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.page_alloc import alloc_page, free_page
 from smpmmu.kernel.pgtable import ptep_clear_flush
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import PAGE_PRESENT
 from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER, VERSION_SHIFT
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
@@ -38,6 +39,9 @@ from smpmmu.scenarios.common import (
     vcpus,
 )
 from smpmmu.scenarios.reliant_flusher import write_protect
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
 
 SOMEBODY_ELSE = 2
 
@@ -73,7 +77,7 @@ def unmapped_while_used(setup: Setup, cpu1: Cpu, cpu2: Cpu, vma: VmAreaStruct) -
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
-    """Return what the reference's exhaustive check says in its column F3 wp, and an argument."""
+    """Return what the earlier check says in its column F3 wp, and an argument."""
     if not flush.late:
         return holds(COMMENT)
     if hook is Hook.DEFERRED_VALUE:

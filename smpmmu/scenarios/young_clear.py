@@ -14,10 +14,11 @@ is applied late brings back an entry that is gone.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_clear_flush_young
-from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
@@ -35,7 +36,10 @@ from smpmmu.scenarios.common import (
 )
 from smpmmu.scenarios.unmap_free import unmapped_while_used
 
-DIRTY_PAGE = "the reference's exhaustive check, column F3 young: with D set no fault sets A again"
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
+
+DIRTY_PAGE = "the earlier check, column F3 young: with D set no fault sets A again"
 
 
 async def age(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
@@ -53,7 +57,7 @@ async def age(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
-    """Return what follows from the reference's check (column F3 young) and an argument.
+    """Return what follows from the earlier check (column F3 young) and an argument.
 
     The check had a page whose D is set. Here it is writable and clean, so that the user's
     first write is a hidden fault, which sets A again while the update is still queued.
@@ -64,13 +68,13 @@ def expect(hook: Hook, flush: Flush) -> Expected:
         return violated(
             NO_ACCESS_TO_FREED_FRAME,
             "a hidden fault for writing sets A again; a drain that read the entry then applies it "
-            "after it was unmapped (the reference's check has a page that is dirty from the start)",
+            "after it was unmapped (the earlier check has a page that is dirty from the start)",
         )
     if hook is Hook.DEFERRED_VALUE:
         return violated(
             NO_ACCESS_TO_FREED_FRAME,
             "a hidden fault for writing sets A again before the value is captured, so that it is "
-            "installed as present after the entry was cleared (the reference's check has a page "
+            "installed as present after the entry was cleared (the earlier check has a page "
             "that is dirty from the start)",
         )
     return holds("an accessed bit is a heuristic; who unmaps the page flushes by itself")
