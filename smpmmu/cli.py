@@ -70,20 +70,24 @@ def cli() -> None:
               help="Stop a variant after S seconds.")  # fmt: skip
 @click.option("--max-memory", metavar="BYTES", callback=lambda _c, _p, v: _bytes(v),
               help="Stop when the search's arrays reach this (as 500M, 2G).")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True,
-              help="Variants explored at once, in processes of their own.")  # fmt: skip
+@click.option("--cells", is_flag=True, help="List the cells of the table with their counts.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N",
+              help="Variants explored at once, in processes of their own; without it all "
+              "processors where there are many variants.")  # fmt: skip
 def explore(
     targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
     engine: str, live_runs: int, max_states: int | None, max_seconds: float | None,
-    max_memory: int | None, jobs: int,
+    max_memory: int | None, cells: bool, jobs: int | None,
 ) -> NoReturn:  # fmt: skip
-    """Explore every interleaving of scenarios; without names, the catalogue's main table.
+    """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
 
+    What holds is explored once more with TLB evictions; NAME/VARIANT+evictor is that alone.
     Without names, and with `all`, the exit status compares with what is expected; with names it
     tells the verdicts (or what is expected, with --expected).
     """
     from smpmmu.engine.verdict import Budget
-    from smpmmu.targets import catalogue, find
+    from smpmmu.scenarios.theorem import CELLS
+    from smpmmu.targets import catalogue, find, one
     from smpmmu.work import Job
     from smpmmu.work import save as save_row
 
@@ -91,7 +95,13 @@ def explore(
     if "all" in targets and not overview:
         msg = "'all' stands alone"
         raise UsageError(msg)
-    chosen = catalogue() if overview else [t for text in targets for t in find(text)]
+    if cells and targets:
+        msg = "--cells is for the main table, which has no names"
+        raise UsageError(msg)
+    if not targets:
+        chosen = [one(cell) for cell in CELLS]
+    else:
+        chosen = catalogue() if overview else [t for text in targets for t in find(text)]
     budget = Budget(max_states, max_seconds, max_memory)
     work = [Job(t.name, budget, every, engine, live_runs) for t in chosen]
     rows: list[Row] = []
@@ -101,20 +111,37 @@ def explore(
         if form == "text" and not overview:
             _print_page(lambda page: _report().answer(rows[-1], page))
 
-    _do(work, jobs, finished, rows)
+    _do(work, jobs or _processes(len(work)), finished, rows)
     if form == "json":
         from smpmmu.report.rows import SCHEMA
 
         data = {"schema": SCHEMA, "results": [row.json() for row in rows]}
         _out(json.dumps(data, indent=2) + "\n")
     elif overview:
-        _print_page(lambda page: _overview(rows, page))
+        _print_page(lambda page: _overview(rows, page, table=not targets, cells=cells))
     sys.exit(_status(rows, expected=expected or overview))
 
 
-def _overview(rows: Sequence[Row], page: Page) -> None:
+MANY_VARIANTS = 8
+"""From so many on, starting other processes pays."""
+
+
+def _processes(variants: int) -> int:
+    return (os.cpu_count() or 1) if variants >= MANY_VARIANTS else 1
+
+
+def _overview(rows: Sequence[Row], page: Page, *, table: bool, cells: bool) -> None:
     report = _report()
-    report.overview(rows, page)
+    if table:
+        from smpmmu.report.theorem import backing, grid, theorem
+
+        grid(rows, page)
+        backing(rows, page)
+        page.line("")
+        page.line(theorem(rows))
+        page.line("")
+    if cells or not table:
+        report.overview(rows, page)
     for row in rows:
         if row.vacuous:
             page.line(f"{row.name}: never reached: {'; '.join(row.vacuous)}")

@@ -9,7 +9,7 @@ import difflib
 import importlib.util
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,19 +23,35 @@ if TYPE_CHECKING:
     from smpmmu.engine.system import System
 
 
+EVICTOR = "+evictor"
+"""What the name of a variant ends with when its evictors are meant to be there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A variant of a scenario, and where the scenario comes from ("" for the catalogue)."""
+    """A variant of a scenario, and where the scenario comes from ("" for the catalogue).
+
+    With `evictor` it is the variant with its evictors.
+    """
 
     scenario: Scenario
     variant: Variant
     file: str = ""
+    evictor: bool = False
 
     @property
     def name(self) -> str:
         """What the user would type to mean it."""
-        name = f"{self.scenario.name}/{self.variant.name}"
+        name = f"{self.scenario.name}/{self.variant.name}{EVICTOR if self.evictor else ''}"
         return f"{self.file}:{name}" if self.file else name
+
+    @property
+    def has_evictors(self) -> bool:
+        """Whether the variant has evictors that this target leaves out."""
+        if self.evictor:
+            return False
+        without, with_them = self.system(), replace(self, evictor=True).system()
+        return len(with_them.contexts) > len(without.contexts)
 
     def system(self) -> System:
         """Build the system.
@@ -44,7 +60,7 @@ class Target:
             ModelError: the scenario's function raised, or its programs break a rule.
         """
         try:
-            return self.scenario.system(self.variant)
+            return self.scenario.system(self.variant, evictor=self.evictor)
         except SmpmmuError as error:
             msg = f"{self.name}: {error}"
             raise type(error)(msg) from error
@@ -58,7 +74,7 @@ def catalogue() -> list[Target]:
 
 
 def find(text: str) -> list[Target]:
-    """Return what `NAME[/VARIANT]` or `FILE.py[:NAME[/VARIANT]]` means.
+    """Return what `NAME[/VARIANT[+evictor]]` or `FILE.py[:NAME[/VARIANT]]` means.
 
     Raises:
         UsageError: there is no such thing; with the nearest that there is.
@@ -67,6 +83,8 @@ def find(text: str) -> list[Target]:
     file, name = _split(text)
     known = _from_file(file) if file else dict.fromkeys(NAMES)
     wanted, _, variant = name.partition("/")
+    evictor = variant.endswith(EVICTOR)
+    variant = variant.removesuffix(EVICTOR)
     if not file and not wanted:
         msg = f"{text!r} names no scenario; there are: {', '.join(known)}"
         raise UsageError(msg)
@@ -84,7 +102,7 @@ def find(text: str) -> list[Target]:
                 msg = f"variant of {each}"
                 raise _unknown(msg, variant, names, file)
             variants = (found.variant(variant),)
-        targets += [Target(found, v, file) for v in variants]
+        targets += [Target(found, v, file, evictor) for v in variants]
     return targets
 
 

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 from smpmmu.checking import LIVE_RUNS, check
 from smpmmu.engine.errors import UsageError
 from smpmmu.engine.live import in_trio
+from smpmmu.engine.verdict import Verdict
 from smpmmu.report.rows import Row, row
 from smpmmu.targets import Target, one
 
 if TYPE_CHECKING:
+    from smpmmu.checking import Answered
     from smpmmu.engine.verdict import Budget, Exploration
 
 Watch = Callable[[str, "Exploration"], None]
@@ -39,15 +41,30 @@ class Job:
 
 
 async def do(job: Job, watch: Watch | None = None) -> Row:
-    """Explore one variant."""
+    """Explore one variant; what holds must hold with its evictors too.
+
+    If it does not, or a budget ends that, the row is about the variant with its evictors.
+    """
     target = one(job.target)
+    answered = await _ask(job, target, watch)
+    if answered.exploration.verdict is not Verdict.HOLDS or not target.has_evictors:
+        return _row(target, answered)
+    with_evictor = replace(target, evictor=True)
+    again = await _ask(replace(job, live_runs=0), with_evictor, watch)
+    if again.exploration.verdict is not Verdict.HOLDS:
+        return _row(with_evictor, again)
+    return _row(target, answered, again)
+
+
+async def _ask(job: Job, target: Target, watch: Watch | None) -> Answered:
+    """Explore the system of a target."""
     system = target.system()
 
     def look(so_far: Exploration) -> None:
         if watch is not None:
-            watch(job.target, so_far)
+            watch(target.name, so_far)
 
-    answered = await check(
+    return await check(
         system,
         job.budget,
         every=job.every,
@@ -55,9 +72,12 @@ async def do(job: Job, watch: Watch | None = None) -> Row:
         live_runs=job.live_runs,
         watch=look,
     )
-    columns = tuple((c.name, c.cpu) for c in system.contexts)
+
+
+def _row(target: Target, answered: Answered, again: Answered | None = None) -> Row:
+    columns = tuple((c.name, c.cpu) for c in target.system().contexts)
     scenario, variant = target.scenario, target.variant
-    return row(target.name, scenario.name, variant.name, variant.expected, answered, columns)
+    return row(target.name, scenario.name, variant.name, variant.expected, answered, columns, again)
 
 
 def spread(jobs: list[Job], processes: int) -> Iterator[Row]:

@@ -77,6 +77,8 @@ class Row:
     collision_bound: float
     bytes_per_state: float
     live_runs: int
+    evictor_states: int
+    evictor_transitions: int
     engine: str
     columns: tuple[tuple[str, str], ...]
 
@@ -137,16 +139,26 @@ class Row:
             "bytes_per_state": self.bytes_per_state,
             "collision_bound": self.collision_bound,
             "live_runs": self.live_runs,
+            "with_evictor": {
+                "states": self.evictor_states,
+                "transitions": self.evictor_transitions,
+            }
+            if self.evictor_states
+            else None,
             "engine": self.engine,
         }
 
 
 def row(
     name: str, scenario: str, variant: str, expected: Expected | None, answered: Answered,
-    columns: tuple[tuple[str, str], ...]
+    columns: tuple[tuple[str, str], ...], again: Answered | None = None
 ) -> Row:  # fmt: skip
-    """Return the row of a variant; `columns` are (context, vCPU)."""
+    """Return the row of a variant; `columns` are (context, vCPU).
+
+    `again` is what holds with evictors too.
+    """
     found = answered.exploration
+    second = again.exploration if again else None
     broken = []
     stories = answered.stories or (None,) * len(found.violations)
     for example, run in zip(found.violations, stories, strict=True):
@@ -182,6 +194,8 @@ def row(
         found.collision_bound,
         round(found.nbytes / found.states, 1),
         answered.live_runs,
+        second.states if second else 0,
+        second.transitions if second else 0,
         answered.engine,
         columns,
     )

@@ -80,6 +80,7 @@ def overview(rows: Sequence[Row], page: Page) -> None:
     table.add_column("what breaks", overflow="fold")
     for name in ("states", "transitions", "depth"):
         table.add_column(name, justify="right", overflow="fold")
+    table.add_column("with evictor", justify="right", overflow="fold")
     table.add_column("live", overflow="fold")
     for row in rows:
         backing = f"{row.live_runs} runs" if row.live_runs else ""
@@ -93,6 +94,7 @@ def overview(rows: Sequence[Row], page: Page) -> None:
             f"{row.states:,}",
             f"{row.transitions:,}",
             str(row.depth),
+            f"{row.evictor_states:,}" if row.evictor_states else "",
             backing,
         )
     page.table(table)
@@ -135,6 +137,12 @@ def answer(row: Row, page: Page) -> None:
             else "explored on the live vCPUs themselves"
         )
         page.line(backing, indent=2)
+        if row.evictor_states:
+            page.line(
+                f"holds with TLB evictions at any moment too: {row.evictor_states:,} states, "
+                f"{row.evictor_transitions:,} transitions",
+                indent=2,
+            )
         how = (
             "states compared whole"
             if row.exact

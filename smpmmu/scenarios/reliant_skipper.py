@@ -25,8 +25,8 @@ from smpmmu.scenarios.common import ADDR, COMMENT, PAGE, Flush, Hook, address_sp
 from smpmmu.scenarios.reliant_flusher import rely_on_protection, write_protect
 
 NATIVELY = (
-    "an actor that does not flush relies on the TLBs too (Linux until 3ea277194daa: flushes batched "
-    "outside the ptl, skipped by who sees the entry changed)"
+    "an actor that does not flush relies on the TLBs too (Linux until 3ea277194daa: flushes "
+    "batched outside the ptl, skipped by who sees the entry changed)"
 )
 
 

@@ -1,0 +1,177 @@
+"""The main table as a grid, and the theorem that it amounts to.
+
+A row of the grid is a hook and where its flush stands, a column a scenario; a cell is a verdict.
+The sentence under it is worked out from the cells. It must not print.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from smpmmu.report.text import STYLES, Page
+from smpmmu.scenarios.common import Flush, Hook
+from smpmmu.scenarios.theorem import COLUMNS, Column
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from smpmmu.report.rows import Row
+
+MARKS = {
+    "no_write_after_promise": "W",
+    "no_access_to_freed_frame": "F",
+    "no_write_lost_at_rest": "L",
+    "shadow_no_more_permissive_when_lock_free": "S",
+    "no_queue_holds_entry_when_lock_free": "Q",
+}
+"""What a violated cell shows, by the property."""
+RECORDS = (Hook.DEFERRED, Hook.DEFERRED_TORN, Hook.DEFERRED_VALUE)
+LATE = tuple(flush for flush in Flush if flush.late)
+
+
+class Cells:
+    """The answers by column and row; a cell that was not answered is None."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        """Collect them by name."""
+        self._rows = {row.name.partition("+")[0]: row for row in rows}
+
+    def at(self, column: Column, hook: Hook, flush: Flush) -> Row | None:
+        """Return the answer of one cell."""
+        return self._rows.get(column.cell(hook, flush))
+
+    def holds(self, column: Column, hooks: Iterable[Hook], flushes: Iterable[Flush]) -> bool:
+        """Whether all of these cells hold."""
+        found = [self.at(column, hook, flush) for hook in hooks for flush in flushes]
+        return all(row is not None and row.verdict == "HOLDS" for row in found)
+
+    def fails(self, column: Column, hooks: Iterable[Hook], flushes: Iterable[Flush]) -> bool:
+        """Whether all of these cells are violated."""
+        found = [self.at(column, hook, flush) for hook in hooks for flush in flushes]
+        return all(row is not None and row.verdict == "VIOLATED" for row in found)
+
+
+def grid(rows: Sequence[Row], page: Page) -> None:
+    """Add the table, the meaning of its marks and columns, and what is behind it."""
+    cells = Cells(rows)
+    table = Table(box=page.box(), pad_edge=False, header_style="", collapse_padding=True)
+    table.add_column("the change is told", no_wrap=True)
+    table.add_column("and flushed", no_wrap=True)
+    for number, _ in enumerate(COLUMNS, 1):
+        table.add_column(str(number), justify="center", no_wrap=True)
+    for hook in Hook:
+        for flush in Flush:
+            name = hook.value.replace("_", ", ") if flush is Flush.UNDER_PTL else ""
+            marks = [_mark(cells.at(column, hook, flush)) for column in COLUMNS]
+            table.add_row(name, flush.value.replace("_", " "), *marks)
+        table.add_section()
+    page.table(table)
+    for number, column in enumerate(COLUMNS, 1):
+        page.line(f"{number:2} {column.name}: {column.asks}")
+    shown = {mark for row in rows if (mark := MARKS.get(row.violated))}
+    page.line("")
+    page.line("-  holds on every interleaving")
+    for name, mark in MARKS.items():
+        if mark in shown:
+            page.line(f"{mark}  violates {name}")
+    page.line("")
+
+
+def _mark(row: Row | None) -> Text:
+    if row is None:
+        return Text(" ")
+    if row.verdict == "HOLDS":
+        mark = "-"
+    elif row.verdict == "VIOLATED":
+        mark = MARKS.get(row.violated, "X")
+    else:
+        mark = "?"
+    return Text(mark + ("!" if row.surprising else ""), STYLES[row.verdict])
+
+
+def backing(rows: Sequence[Row], page: Page) -> None:
+    """Add what the verdicts rest on."""
+    held = [row for row in rows if row.verdict == "HOLDS"]
+    broken = [row for row in rows if row.broken]
+    if held:
+        states = sum(row.states for row in held)
+        again = [row for row in held if row.evictor_states]
+        with_evictor = sum(row.evictor_states for row in again)
+        runs = {row.live_runs for row in held}
+        each = f"{min(runs)} to {max(runs)}" if len(runs) > 1 else str(min(runs))
+        reached = "" if any(row.vacuous for row in held) else ", and reach every `sometimes`"
+        page.line(
+            f"{len(held)} cells hold over {states:,} states{reached}; {each} random live runs of "
+            f"each agree; {len(again)} of them hold with TLB evictions at any moment too "
+            f"({with_evictor:,} states)."
+        )
+    if broken:
+        choices = [row.broken[0].choices for row in broken]
+        page.line(
+            f"{len(broken)} cells are violated by schedules of {min(choices)} to {max(choices)} "
+            "choices, each the shortest there is, and run on live vCPUs."
+        )
+
+
+def theorem(rows: Sequence[Row]) -> str:
+    """Return in a sentence what the cells show; only what they do show is said."""
+    cells = Cells(rows)
+    promises = [column for column in COLUMNS if not column.rule]
+    natively = [c for c in promises if cells.holds(c, [Hook.NATIVE, Hook.IMMEDIATE], LATE)]
+    everywhere = [c for c in natively if cells.fails(c, RECORDS, LATE)]
+    on_time = (Flush.UNDER_PTL,)
+    ordered = [c for c in everywhere if cells.holds(c, RECORDS, on_time)]
+    some = [
+        c
+        for c in natively
+        if c not in everywhere and not all(cells.holds(c, [r], LATE) for r in RECORDS)
+    ]
+    harmless = [c for c in natively if cells.holds(c, RECORDS, LATE)]
+    disordered = [c for c in everywhere if c not in ordered]
+    anyway = [c for c in promises if cells.fails(c, [Hook.NATIVE], LATE)]
+    parts = [
+        _said("a deferred update that is flushed late breaks what native Linux keeps in", ordered),
+        _said("flushed under the same lock it keeps it there", ordered, name=False),
+    ]
+    if some:
+        told = [f"{c.name} ({', '.join(_records(cells, c))})" for c in some]
+        parts.append("in " + _listed(told) + " only with some records")
+    parts.append(_said("a flush in the wrong order breaks it even under the lock in", disordered))
+    parts.append(_said("late is wrong with any hook, natively too, in", anyway))
+    parts.append(_said("late and harmless are the controls", harmless))
+    parts += [_rule(cells, column) for column in COLUMNS if column.rule]
+    text = "; ".join(part for part in parts if part)
+    return text[:1].upper() + text[1:] + "."
+
+
+def _said(words: str, columns: Sequence[Column], *, name: bool = True) -> str:
+    if not columns:
+        return ""
+    return f"{words} {_listed([c.name for c in columns])}" if name else words
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _records(cells: Cells, column: Column) -> list[str]:
+    """Return the records with which some late cell of a column fails."""
+    return [r.record.value for r in RECORDS if not cells.holds(column, [r], LATE)]
+
+
+def _rule(cells: Cells, column: Column) -> str:
+    broken = [
+        (hook, flush) for hook in Hook for flush in Flush if cells.fails(column, [hook], [flush])
+    ]
+    late = [(hook, flush) for hook in RECORDS for flush in LATE]
+    if not broken:
+        return ""
+    if broken == [(h, f) for h in Hook for f in Flush if (h, f) in late]:
+        return (
+            f"the lock rule is broken by exactly the {len(late)} rows that are deferred and late, "
+            f"and kept by the other {len(Hook) * len(Flush) - len(late)}"
+        )
+    return f"the lock rule is broken by {len(broken)} rows"
