@@ -74,6 +74,8 @@ class Kernel:
         self.layout = Layout(packed=packed)
         self.automata = [Automaton(c, dropped) for c in system.contexts]
         self._words: dict[str, Word] = {}
+        self._written: dict[str, Word] = {}
+        self._tables: dict[tuple[int, str], Mask] = {}
         self._keys = Keys()
         by_cpu: dict[str, list[int]] = {}
         for number, context in enumerate(system.contexts):
@@ -90,9 +92,7 @@ class Kernel:
 
     def _start_words(self) -> None:
         for automaton in self.automata:
-            step = automaton.positions[0].step
-            if step is not None and step.word is not None:
-                self._know(step.word)
+            self._meet(automaton.positions[0].step)
         for word in self.system.words:
             self._know(word)
         for prop in self.system.properties:
@@ -121,14 +121,20 @@ class Kernel:
 
     def lookup(self, block: Block, context: int, attribute: str) -> Mask:
         """Return (states,) bool: an attribute of the position of `context` is true."""
-        automaton = self.automata[context]
-        table = np.array(
-            [bool(getattr(automaton.positions[i], attribute)) for i in automaton.resting]
-        )
+        table = self._table(context, attribute)
         rests = self.rests(block, context)
         if rests is None:
             return np.full(len(block), table[0])
         return table[rests.view(np.int64)]
+
+    def _table(self, context: int, attribute: str) -> Mask:
+        """Return (resting positions,) bool: the attribute of each."""
+        automaton = self.automata[context]
+        table = self._tables.get((context, attribute))
+        if table is None or table.shape[0] != len(automaton.resting):
+            values = [bool(getattr(automaton.positions[i], attribute)) for i in automaton.resting]
+            table = self._tables[context, attribute] = np.array(values)
+        return table
 
     def finished(self, block: Block, context: int) -> Mask:
         """Return (states,) bool: the program of `context` has ended."""
@@ -301,8 +307,7 @@ class Kernel:
         field = self.layout.fields.get(word.name)
         if field is None:
             if step.writes:
-                self.layout.want(word.name, word.width, word.initial)
-                raise Grown
+                raise self._grown()
             if step.wait is not None and not enabled(step, word.initial):
                 return
             result = word.initial & step.returns
@@ -373,9 +378,7 @@ class Kernel:
         if before != rest:
             field = self.layout.fields.get(_place(context))
             if field is None or max(rest, before) > field.mask:
-                bits = max(2, (len(automaton.resting) - 1).bit_length() + 1 & ~1)
-                self.layout.want(_place(context), bits, 0)
-                raise Grown
+                raise self._grown()
             fps = fps ^ np.uint64(self._keys.move(context, before, rest))
             deltas = deltas.copy()
             deltas[field.lane] = deltas[field.lane] ^ ((before ^ rest) << field.shift)
@@ -386,11 +389,27 @@ class Kernel:
         known = len(automaton.positions)
         after = automaton.follow(index, result)
         for position in automaton.positions[known:]:
-            if position.step is not None and position.step.word is not None:
-                self._know(position.step.word)
+            self._meet(position.step)
         return after
 
+    def _grown(self) -> Grown:
+        """Ask for every field that the positions known so far need, so that few calls are lost."""
+        for number, automaton in enumerate(self.automata):
+            if len(automaton.resting) > 1:
+                bits = max(2, (len(automaton.resting) - 1).bit_length() + 1 & ~1)
+                self.layout.want(_place(number), bits, 0)
+        for word in self._written.values():
+            self.layout.want(word.name, word.width, word.initial)
+        return Grown()
+
     # Words.
+
+    def _meet(self, step: Step | None) -> None:
+        """Take note of the word of a step that a program can come to."""
+        if step is not None and step.word is not None:
+            self._know(step.word)
+            if step.writes:
+                self._written[step.word.name] = step.word
 
     def _know(self, word: Word) -> None:
         known = self._words.setdefault(word.name, word)

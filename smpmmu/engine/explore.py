@@ -9,7 +9,7 @@ must not know what the words stand for.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -133,7 +133,7 @@ class Search:
         self._visited.add(self._frontier.fps)
         if self.edges is not None:
             self.level_fps.append(self._frontier.fps)
-        self.whole = [self._frontier]
+        self.whole = [replace(self._frontier)]
         first = Block(self._frontier.lanes, self._frontier.fps)
         broken = self._judge.look(first)
         broken += [(bug, np.zeros(1, dtype=np.intp)) for bug in self._begins_with]
@@ -359,6 +359,8 @@ class Search:
     def _repack(self) -> None:
         layout = self.kernel.layout
         before = layout.grow()
+        if self.whole:
+            self.whole = [_join(self.whole)]
         for part in (self._frontier, *self._next, *self.whole):
             part.lanes = layout.repack(before, part.lanes)
 
@@ -367,14 +369,10 @@ class Search:
         if self.edges is not None:
             self.level_fps.append(np.concatenate(self._level or [_NONE]))
             self._level = []
-        if len(parts) == 1:
-            return parts[0]
-        lanes = [p.lanes for p in parts] or [np.zeros((self.kernel.layout.lanes, 0), np.uint64)]
-        return Frontier(
-            np.concatenate(lanes, axis=1),
-            np.concatenate([p.fps for p in parts] or [_NONE]),
-            np.concatenate([p.ids for p in parts] or [np.zeros(0, dtype=np.int64)]),
-        )
+        if not parts:
+            none = np.zeros((self.kernel.layout.lanes, 0), np.uint64)
+            return Frontier(none, _NONE, np.zeros(0, dtype=np.int64))
+        return _join(parts)
 
 
 _NONE = np.zeros(0, dtype=np.uint64)
@@ -383,6 +381,16 @@ _NONE = np.zeros(0, dtype=np.uint64)
 def _start(kernel: Kernel) -> tuple[Lanes, Column, NDArray[np.int64]]:
     block = kernel.initial()
     return block.lanes, block.fps, np.zeros(1, dtype=np.int64)
+
+
+def _join(parts: list[Frontier]) -> Frontier:
+    if len(parts) == 1:
+        return parts[0]
+    return Frontier(
+        np.concatenate([p.lanes for p in parts], axis=1),
+        np.concatenate([p.fps for p in parts]),
+        np.concatenate([p.ids for p in parts]),
+    )
 
 
 def deltas(emissions: list[Emission], bounds: NDArray[np.int64], lanes: int) -> Lanes:
