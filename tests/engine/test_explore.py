@@ -6,7 +6,7 @@ from math import comb
 
 import pytest
 
-from smpmmu.engine import explore
+from smpmmu.engine import explore, successors
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.batch import Block, Kernel
 from smpmmu.engine.errors import ModelError
@@ -50,6 +50,13 @@ from tests.engine.programs import (
     system,
     take,
 )
+
+
+@pytest.fixture(params=[successors.FEW, -1], ids=["few", "columns"], autouse=True)
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find successors one machine at a time, and in columns however few they are."""
+    monkeypatch.setattr(successors, "FEW", request.param)
+
 
 # Closed forms.
 

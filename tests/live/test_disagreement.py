@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smpmmu.checking import explore
-from smpmmu.engine import answer, batch, judge, stress
+from smpmmu.engine import answer, batch, judge, stress, successors
 from smpmmu.engine.automaton import Automaton
 from smpmmu.engine.batch import Block, Kernel
 from smpmmu.engine.errors import InternalError
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 Sabotage = Callable[[pytest.MonkeyPatch], None]
 checking = importlib.import_module("smpmmu.checking")
+
+
+@pytest.fixture(autouse=True)
+def in_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let columns find all successors, however few: it is them that are sabotaged."""
+    monkeypatch.setattr(successors, "FEW", -1)
 
 
 def blind_judge(monkeypatch: pytest.MonkeyPatch) -> None:
