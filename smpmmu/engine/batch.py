@@ -209,23 +209,6 @@ class Kernel:
                 assert top is not None
                 result[number] = np.where(rests == 0, starts, top == level + 1)
 
-    def runnable(self, block: Block) -> list[Mask]:
-        """Return, per context, (states,) bool: it can take the next action."""
-        result = []
-        for number, eligible in enumerate(self.eligible(block)):
-            able = np.zeros(len(block), dtype=np.bool_)
-            for index, rows in self._groups(block, number, eligible):
-                step = self.automata[number].positions[index].step
-                if step is None:
-                    continue
-                if step.wait is None:
-                    able[rows] = True
-                else:
-                    part = Block(block.lanes.take(rows, axis=1), block.fps.take(rows))
-                    able[rows] = self._wait(part, step)
-            result.append(able)
-        return result
-
     # Moving.
 
     def expand(self, block: Block) -> Iterator[Emission]:

@@ -252,20 +252,9 @@ def test_stress_holds_its_first_failing_seed_against_a_live_run(
     done = shell("stress", file, "--seeds", "0:50")
     assert done.status == 1
     first_come_first_served(monkeypatch)
-    monkeypatch.setattr(Kernel, "runnable", _only_the_first(Kernel.runnable))
     blind_judge(monkeypatch)
     assert shell("stress", file, "--seeds", "0:50").status == 0
     monkeypatch.setattr(Judge, "look", lambda _self, block: [("both_count", np.arange(len(block)))])
     done = shell("stress", file, "--seeds", "0:50")
     assert done.status == 70
     assert "on live vCPUs" in done.err
-
-
-def _only_the_first(runnable: Callable[..., Any]) -> Callable[..., Any]:
-    def first(self: Kernel, block: Block) -> Any:
-        able = runnable(self, block)
-        for later in range(1, len(able)):
-            able[later] = able[later] & ~np.logical_or.reduce(able[:later])
-        return able
-
-    return first
