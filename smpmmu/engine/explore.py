@@ -40,6 +40,9 @@ ROWS = 1 << 17
 EXACT_STATES = 1 << 16
 """Up to so many states, those with equal fingerprints are compared whole."""
 
+FEW_EDGES = 1 << 16
+"""Up to so many transitions edges are kept anyway, so that a violation needs no second pass."""
+
 
 @dataclass(slots=True)
 class Found:
@@ -76,8 +79,9 @@ class Search:
         found: violations, in the order met.
         states, transitions, levels: what was covered so far.
         stopped: the budget that ended the search early, or "".
-        edges: per block (parents, agents, fps of the children), if they are kept.
-        level_fps: per depth, the fingerprints of its states, if edges are kept.
+        edges: per block (parents, agents, fps of the children), if asked for or while few; or None.
+        edges_from: per depth, where its edges begin.
+        level_fps: per depth, the fingerprints of its states, while edges are kept.
         whole: all states, as long as they are few.
         exact: `whole` has them all.
     """
@@ -102,8 +106,10 @@ class Search:
         self.stopped = ""
         self.exact = True
         self.peak_nbytes = 0
-        self.edges: list[tuple[Ids, NDArray[np.uint8], Column]] | None = [] if keep_edges else None
+        self.edges: list[tuple[Ids, NDArray[np.uint8], Column]] | None = []
+        self.edges_from: list[int] = []
         self.level_fps: list[Column] = []
+        self._keep_edges = keep_edges
         self._expander = Expander(kernel)
         self._judge = Judge(kernel)
         self._visited = Fingerprints()
@@ -133,8 +139,7 @@ class Search:
     def depths(self) -> Iterator[int]:
         """Search depth by depth, yielding the depth as it begins and after every block of it."""
         self._visited.add(self._frontier.fps)
-        if self.edges is not None:
-            self.level_fps.append(self._frontier.fps)
+        self.level_fps.append(self._frontier.fps)
         self.whole = [replace(self._frontier)]
         first = Block(self._frontier.lanes, self._frontier.fps)
         broken = self._judge.look(first)
@@ -145,6 +150,7 @@ class Search:
             return
         while self._frontier.ids.size and not self._done(depth):
             begin = 0
+            self.edges_from.append(len(self.edges or ()))
             yield depth
             while begin < self._frontier.ids.size and not self._over_budget():
                 self._expand(begin, depth)
@@ -176,7 +182,7 @@ class Search:
     def _over_budget(self) -> bool:
         budget = self.budget
         held = self.nbytes + self._frontier.nbytes + sum(f.nbytes for f in self._next)
-        if self.edges is not None:
+        if self.edges is not None and self._keep_edges:
             held += sum(e.nbytes for edge in self.edges for e in edge)
             held += sum(f.nbytes for f in self.level_fps)
         self.peak_nbytes = max(self.peak_nbytes, held)
@@ -206,6 +212,8 @@ class Search:
         if self.edges is not None:
             parents = _narrow(self._frontier.ids[begin:][successors.rows])
             self.edges.append((parents, successors.contexts, successors.fps))
+            if self.transitions > FEW_EDGES and not self._keep_edges:
+                self.edges, self.level_fps = None, []
         if chosen.size:
             self._materialise(block, begin, depth + 1, successors, chosen)
 
