@@ -288,10 +288,9 @@ def _offset(field: Field) -> int:
 
 def _integers(lanes: Lanes) -> list[int]:
     """Return machines, (lanes, n) uint64, as an integer each."""
-    machines: list[int] = lanes[0].tolist()
-    for number, lane in enumerate(lanes[1:].tolist(), 1):
-        machines = [m | part << 64 * number for m, part in zip(machines, lane, strict=True)]
-    return machines
+    size = 8 * lanes.shape[0]
+    data = lanes.T.astype("<u8", order="C").tobytes()
+    return [int.from_bytes(data[i : i + size], "little") for i in range(0, len(data), size)]
 
 
 def _side_by_side(block: Block, found: dict[_End, list[tuple[int, int, int]]]) -> Successors:
