@@ -72,7 +72,7 @@ class Answer:
         return ranked if self.every else ranked[:1]
 
     def _example(self, found: Found) -> Counterexample:
-        choices = fewest_switches(self.kernel, found.fps, self.budget)
+        choices = fewest_switches(self.kernel, found.fps, self.budget, self.search)
         fewest = choices is not None
         if choices is None:
             choices = self.search.choices_to(int(found.ids[0]))

@@ -92,6 +92,15 @@ class Automaton:
         start = self.positions[before].loop
         return start is None or self.positions[after].loop != start
 
+    def check_length(self, steps: int) -> None:
+        """Refuse an indivisible action that goes on and on."""
+        if steps > LONGEST_ACTION:
+            msg = (
+                f"an indivisible action of {self.context.name} has over {LONGEST_ACTION:,} steps; "
+                "it may never end"
+            )
+            raise ModelError(msg)
+
     def _compile(self, position: Position, result: int) -> int:
         number, irqs, held, history = cast(
             "tuple[int, bool, frozenset[str], tuple[Entry, ...]]", position.key

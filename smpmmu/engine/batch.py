@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smpmmu.engine.automaton import LONGEST_ACTION, Automaton
+from smpmmu.engine.automaton import Automaton
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.fingerprints import Keys
 from smpmmu.engine.layout import Field, Grown, Layout
@@ -74,25 +74,25 @@ class Kernel:
         self.layout = Layout(packed=packed)
         self.automata = [Automaton(c, dropped) for c in system.contexts]
         self._words: dict[str, Word] = {}
-        self._keys = Keys()
+        self._written: dict[str, Word] = {}
+        self._tables: dict[tuple[int, str], Mask] = {}
+        self.keys = Keys()
         by_cpu: dict[str, list[int]] = {}
         for number, context in enumerate(system.contexts):
             if context.role is not Role.DAEMON:
                 by_cpu.setdefault(context.cpu, []).append(number)
-        self._stacks: list[list[int]] = []
+        self.stacks: list[list[int]] = []
         for numbers in by_cpu.values():
             ranked = sorted(
                 numbers,
                 key=lambda n: (system.contexts[n].role is Role.IRQ, system.contexts[n].priority),
             )
-            self._stacks.append(ranked)
+            self.stacks.append(ranked)
         self._start_words()
 
     def _start_words(self) -> None:
         for automaton in self.automata:
-            step = automaton.positions[0].step
-            if step is not None and step.word is not None:
-                self._know(step.word)
+            self._meet(automaton.positions[0].step)
         for word in self.system.words:
             self._know(word)
         for prop in self.system.properties:
@@ -114,21 +114,31 @@ class Kernel:
         values: Column = block.lanes[field.lane] >> field.shift & field.mask
         return values
 
+    def place(self, context: int) -> Field | None:
+        """Return where the resting number of a context lies, or None while it has only one."""
+        return self.layout.fields.get(_place(context))
+
     def rests(self, block: Block, context: int) -> Column | None:
         """Return the resting numbers of a context, (states,), or None while it has only one."""
-        field = self.layout.fields.get(_place(context))
+        field = self.place(context)
         return None if field is None else block.lanes[field.lane] >> field.shift & field.mask
 
     def lookup(self, block: Block, context: int, attribute: str) -> Mask:
         """Return (states,) bool: an attribute of the position of `context` is true."""
-        automaton = self.automata[context]
-        table = np.array(
-            [bool(getattr(automaton.positions[i], attribute)) for i in automaton.resting]
-        )
+        table = self._table(context, attribute)
         rests = self.rests(block, context)
         if rests is None:
             return np.full(len(block), table[0])
         return table[rests.view(np.int64)]
+
+    def _table(self, context: int, attribute: str) -> Mask:
+        """Return (resting positions,) bool: the attribute of each."""
+        automaton = self.automata[context]
+        table = self._tables.get((context, attribute))
+        if table is None or table.shape[0] != len(automaton.resting):
+            values = [bool(getattr(automaton.positions[i], attribute)) for i in automaton.resting]
+            table = self._tables[context, attribute] = np.array(values)
+        return table
 
     def finished(self, block: Block, context: int) -> Mask:
         """Return (states,) bool: the program of `context` has ended."""
@@ -147,13 +157,10 @@ class Kernel:
                 rests = self.rests(block, number)
                 if rests is not None:
                     rest &= rests == 0
-                rest &= ~self._pending(block, number)
+                pending = self.automata[number].positions[0].step
+                assert pending is not None
+                rest &= ~self._wait(block, pending)
         return rest
-
-    def _pending(self, block: Block, context: int) -> Mask:
-        step = self.automata[context].positions[0].step
-        assert step is not None
-        return self._wait(block, step)
 
     def _wait(self, block: Block, step: Step) -> Mask:
         assert step.word is not None
@@ -165,7 +172,7 @@ class Kernel:
     def eligible(self, block: Block) -> list[Mask | None]:
         """Return, per context, the machines in which its vCPU lets it run; None means all."""
         result: list[Mask | None] = [None] * len(self.automata)
-        for stack in self._stacks:
+        for stack in self.stacks:
             if len(stack) > 1 or self.system.contexts[stack[0]].role is Role.IRQ:
                 self._gate(block, stack, result)
         return result
@@ -201,23 +208,6 @@ class Kernel:
             else:
                 assert top is not None
                 result[number] = np.where(rests == 0, starts, top == level + 1)
-
-    def runnable(self, block: Block) -> list[Mask]:
-        """Return, per context, (states,) bool: it can take the next action."""
-        result = []
-        for number, eligible in enumerate(self.eligible(block)):
-            able = np.zeros(len(block), dtype=np.bool_)
-            for index, rows in self._groups(block, number, eligible):
-                step = self.automata[number].positions[index].step
-                if step is None:
-                    continue
-                if step.wait is None:
-                    able[rows] = True
-                else:
-                    part = Block(block.lanes.take(rows, axis=1), block.fps.take(rows))
-                    able[rows] = self._wait(part, step)
-            result.append(able)
-        return result
 
     # Moving.
 
@@ -271,18 +261,13 @@ class Kernel:
             index, rows, fps, deltas, length = stack.pop()
             step = automaton.positions[index].step
             assert step is not None
-            if length > LONGEST_ACTION:
-                msg = (
-                    f"an indivisible action of {self.system.contexts[context].name} has over "
-                    f"{LONGEST_ACTION:,} steps; it may never end"
-                )
-                raise ModelError(msg)
+            automaton.check_length(length)
             if step.word is None:
                 branches: Iterator[_Branch] = iter([_Branch(0, rows, fps, deltas)])
             else:
                 branches = self._apply(block, step, step.word, rows, fps, deltas)
             for branch in branches:
-                after = self._follow(automaton, index, branch.result)
+                after = self.follow(automaton, index, branch.result)
                 if automaton.positions[after].mid:
                     stack.append((after, branch.rows, branch.fps, branch.deltas, length + 1))
                 else:
@@ -301,8 +286,7 @@ class Kernel:
         field = self.layout.fields.get(word.name)
         if field is None:
             if step.writes:
-                self.layout.want(word.name, word.width, word.initial)
-                raise Grown
+                raise self.grown()
             if step.wait is not None and not enabled(step, word.initial):
                 return
             result = word.initial & step.returns
@@ -348,7 +332,7 @@ class Kernel:
                 wrong = np.flatnonzero(new > word.mask)
                 if wrong.size:
                     raise overflow(step, int(values[wrong[0]]))
-            fps = fps ^ self._keys.word(word, values) ^ self._keys.word(word, new)
+            fps = fps ^ self.keys.word(word, values) ^ self.keys.word(word, new)
             deltas = deltas.copy()
             deltas[field.lane] = deltas[field.lane] ^ ((values ^ new) << field.shift)
         if not step.returns:
@@ -371,26 +355,41 @@ class Kernel:
         deltas = branch.deltas
         fps = block.fps.take(branch.rows) if branch.fps is None else branch.fps
         if before != rest:
-            field = self.layout.fields.get(_place(context))
+            field = self.place(context)
             if field is None or max(rest, before) > field.mask:
-                bits = max(2, (len(automaton.resting) - 1).bit_length() + 1 & ~1)
-                self.layout.want(_place(context), bits, 0)
-                raise Grown
-            fps = fps ^ np.uint64(self._keys.move(context, before, rest))
+                raise self.grown()
+            fps = fps ^ np.uint64(self.keys.move(context, before, rest))
             deltas = deltas.copy()
             deltas[field.lane] = deltas[field.lane] ^ ((before ^ rest) << field.shift)
         progress = automaton.progress(start, after)
         return Emission(context, after, branch.rows, fps, deltas, progress)
 
-    def _follow(self, automaton: Automaton, index: int, result: int) -> int:
+    def follow(self, automaton: Automaton, index: int, result: int) -> int:
+        """Return where `result` leads from position `index`, compiling it if it is new."""
         known = len(automaton.positions)
         after = automaton.follow(index, result)
         for position in automaton.positions[known:]:
-            if position.step is not None and position.step.word is not None:
-                self._know(position.step.word)
+            self._meet(position.step)
         return after
 
+    def grown(self) -> Grown:
+        """Ask for every field that the positions known so far need, so that few calls are lost."""
+        for number, automaton in enumerate(self.automata):
+            if len(automaton.resting) > 1:
+                bits = max(2, (len(automaton.resting) - 1).bit_length() + 1 & ~1)
+                self.layout.want(_place(number), bits, 0)
+        for word in self._written.values():
+            self.layout.want(word.name, word.width, word.initial)
+        return Grown()
+
     # Words.
+
+    def _meet(self, step: Step | None) -> None:
+        """Take note of the word of a step that a program can come to."""
+        if step is not None and step.word is not None:
+            self._know(step.word)
+            if step.writes:
+                self._written[step.word.name] = step.word
 
     def _know(self, word: Word) -> None:
         known = self._words.setdefault(word.name, word)
@@ -426,10 +425,8 @@ def _read(block: Block, field: Field, rows: Rows, deltas: list[Column | int]) ->
 def _distinct(keys: Column) -> list[int]:
     """Return the distinct values of a column, rising; counting beats sorting for small ones."""
     if keys.size > 1_000 and int(keys.max()) < 4_096:
-        distinct = np.flatnonzero(np.bincount(keys.view(np.int64)))
-    else:
-        distinct = np.unique(keys)
-    return [int(key) for key in distinct]
+        return np.flatnonzero(np.bincount(keys.view(np.int64))).tolist()
+    return [int(key) for key in np.unique(keys)]
 
 
 def _pick(deltas: list[Column | int], part: Rows) -> list[Column | int]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from smpmmu.engine.batch import Block
 from smpmmu.engine.errors import InternalError
-from smpmmu.engine.explore import ROWS, deltas
+from smpmmu.engine.explore import ROWS
+from smpmmu.engine.successors import gathered
 
 if TYPE_CHECKING:
     from smpmmu.engine.batch import Kernel
@@ -39,15 +40,10 @@ def certify(kernel: Kernel, states: list[Frontier]) -> None:
     lanes, fps = lanes[:, ~dead], fps[~dead]
     for begin in range(0, fps.size, ROWS):
         block = Block(lanes[:, begin : begin + ROWS], fps[begin : begin + ROWS])
-        emissions = list(kernel.expand(block))
-        if not emissions:
-            continue
-        bounds = np.cumsum([0, *(e.rows.shape[0] for e in emissions)])
-        rows = np.concatenate([e.rows for e in emissions])
-        next_fps = np.concatenate([e.fps for e in emissions])
-        successors = block.lanes.take(rows, axis=1)
-        successors ^= deltas(emissions, bounds, successors.shape[0])
-        at = np.searchsorted(known_fps, next_fps)
+        found = gathered(kernel, block)
+        successors = block.lanes.take(found.rows, axis=1)
+        successors ^= found.deltas
+        at = np.searchsorted(known_fps, found.fps)
         at[at == known_fps.size] = 0
         if (known[:, at] != successors).any():
             msg = "two states that differ share a fingerprint, or a state was lost"

@@ -9,16 +9,17 @@ must not know what the words stand for.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smpmmu.engine.batch import Block, Emission, Kernel
+from smpmmu.engine.batch import Block, Kernel
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.liveness import Stuck
 from smpmmu.engine.program import Role
+from smpmmu.engine.successors import Expander, Successors
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.visited import Fingerprints, first_of_each
 
@@ -38,6 +39,9 @@ ROWS = 1 << 17
 
 EXACT_STATES = 1 << 16
 """Up to so many states, those with equal fingerprints are compared whole."""
+
+FEW_EDGES = 1 << 16
+"""Up to so many transitions edges are kept anyway, so that a violation needs no second pass."""
 
 
 @dataclass(slots=True)
@@ -75,8 +79,9 @@ class Search:
         found: violations, in the order met.
         states, transitions, levels: what was covered so far.
         stopped: the budget that ended the search early, or "".
-        edges: per block (parents, agents, fps of the children), if they are kept.
-        level_fps: per depth, the fingerprints of its states, if edges are kept.
+        edges: per block (parents, agents, fps of the children), if asked for or while few; or None.
+        edges_from: per depth, where its edges begin.
+        level_fps: per depth, the fingerprints of its states, while edges are kept.
         whole: all states, as long as they are few.
         exact: `whole` has them all.
     """
@@ -101,12 +106,16 @@ class Search:
         self.stopped = ""
         self.exact = True
         self.peak_nbytes = 0
-        self.edges: list[tuple[Ids, NDArray[np.uint8], Column]] | None = [] if keep_edges else None
+        self.edges: list[tuple[Ids, NDArray[np.uint8], Column]] | None = []
+        self.edges_from: list[int] = []
         self.level_fps: list[Column] = []
+        self._keep_edges = keep_edges
+        self._expander = Expander(kernel)
         self._judge = Judge(kernel)
         self._visited = Fingerprints()
         self._parents: list[Ids] = []
         self._agents: list[NDArray[np.uint8]] = []
+        self._ways_nbytes = 0
         self._stuck = Stuck()
         self._next: list[Frontier] = []
         self._level: list[Column] = []
@@ -125,15 +134,13 @@ class Search:
     @property
     def nbytes(self) -> int:
         """Bytes of what is kept per visited state, the frontier and exact copies apart."""
-        kept = self._visited.nbytes + self._stuck.nbytes
-        return kept + sum(p.nbytes for p in self._parents) + sum(a.nbytes for a in self._agents)
+        return self._visited.nbytes + self._stuck.nbytes + self._ways_nbytes
 
     def depths(self) -> Iterator[int]:
         """Search depth by depth, yielding the depth as it begins and after every block of it."""
         self._visited.add(self._frontier.fps)
-        if self.edges is not None:
-            self.level_fps.append(self._frontier.fps)
-        self.whole = [self._frontier]
+        self.level_fps.append(self._frontier.fps)
+        self.whole = [replace(self._frontier)]
         first = Block(self._frontier.lanes, self._frontier.fps)
         broken = self._judge.look(first)
         broken += [(bug, np.zeros(1, dtype=np.intp)) for bug in self._begins_with]
@@ -143,6 +150,7 @@ class Search:
             return
         while self._frontier.ids.size and not self._done(depth):
             begin = 0
+            self.edges_from.append(len(self.edges or ()))
             yield depth
             while begin < self._frontier.ids.size and not self._over_budget():
                 self._expand(begin, depth)
@@ -174,7 +182,7 @@ class Search:
     def _over_budget(self) -> bool:
         budget = self.budget
         held = self.nbytes + self._frontier.nbytes + sum(f.nbytes for f in self._next)
-        if self.edges is not None:
+        if self.edges is not None and self._keep_edges:
             held += sum(e.nbytes for edge in self.edges for e in edge)
             held += sum(f.nbytes for f in self.level_fps)
         self.peak_nbytes = max(self.peak_nbytes, held)
@@ -190,87 +198,75 @@ class Search:
         while True:
             block = self._frontier.cut(begin)
             try:
-                emissions = list(self.kernel.expand(block))
+                successors = self._expander.successors(block)
                 break
             except Grown:
                 self._repack()
-        self._stand_still(block, begin, depth, emissions)
-        if not emissions:
+        self._stand_still(block, begin, depth, successors)
+        if not len(successors):
             return
-        fps = np.concatenate([e.fps for e in emissions])
-        fps[fps == 0] = 1 << 63
-        self.transitions += fps.shape[0]
-        order, distinct = first_of_each(fps)
+        self.transitions += len(successors)
+        order, distinct = first_of_each(successors.fps)
         new = self._visited.add(distinct)
         chosen = np.sort(order[new])
         if self.edges is not None:
-            self._keep_edges(begin, emissions, fps)
+            parents = _narrow(self._frontier.ids[begin:][successors.rows])
+            self.edges.append((parents, successors.contexts, successors.fps))
+            if self.transitions > FEW_EDGES and not self._keep_edges:
+                self.edges, self.level_fps = None, []
         if chosen.size:
-            self._materialise(block, begin, depth + 1, emissions, fps, chosen)
+            self._materialise(block, begin, depth + 1, successors, chosen)
 
     def _materialise(
         self,
         block: Block,
         begin: int,
         depth: int,
-        emissions: list[Emission],
-        fps: Column,
+        successors: Successors,
         chosen: NDArray[np.int64],
     ) -> None:
         """Build the new states, judge them, and put them on the next frontier."""
-        sizes = np.array([e.rows.shape[0] for e in emissions])
-        bounds = np.concatenate([[0], np.cumsum(sizes)])
-        rows = np.concatenate([e.rows for e in emissions])[chosen]
+        rows = successors.rows[chosen]
         lanes = block.lanes.take(rows, axis=1)
-        lanes ^= deltas(emissions, bounds, lanes.shape[0])[:, chosen]
-        agents = np.repeat(np.array([e.context for e in emissions], dtype=np.uint8), sizes)[chosen]
+        lanes ^= successors.deltas[:, chosen]
         ids = np.arange(self.states, self.states + chosen.size)
         self._parents.append(_narrow(self._frontier.ids[begin:][rows]))
-        self._agents.append(agents)
+        self._agents.append(successors.contexts[chosen])
+        self._ways_nbytes += self._parents[-1].nbytes + self._agents[-1].nbytes
         self.states += int(chosen.size)
         if len(self.levels) == depth:
             self.levels.append(0)
         self.levels[depth] += int(chosen.size)
-        part = Frontier(lanes, fps[chosen], ids)
+        part = Frontier(lanes, successors.fps[chosen], ids)
+        if self.exact:
+            self.whole.append(replace(part))
+            if self.states > EXACT_STATES:
+                self.exact, self.whole = False, []
         if self.edges is not None:
             self._level.append(part.fps)
         self._record(self._judge.look(Block(lanes, part.fps)), part, depth)
-        part = self._without_bugs(part, depth, emissions, bounds, chosen)
-        self._next.append(part)
-        if self.exact:
-            self.whole.append(Frontier(lanes, fps[chosen], ids))
-            if self.states > EXACT_STATES:
-                self.exact, self.whole = False, []
+        self._next.append(self._without_bugs(part, depth, successors, chosen))
 
     def _without_bugs(
-        self,
-        part: Frontier,
-        depth: int,
-        emissions: list[Emission],
-        bounds: NDArray[np.int64],
-        chosen: NDArray[np.int64],
+        self, part: Frontier, depth: int, successors: Successors, chosen: NDArray[np.int64]
     ) -> Frontier:
         """Record the states in which a program met a bug; nothing can happen after one."""
-        alive = np.ones(part.ids.size, dtype=np.bool_)
-        for number, emission in enumerate(emissions):
-            bug = self.kernel.automata[emission.context].positions[emission.after].bug
-            if bug:
-                low, high = np.searchsorted(chosen, bounds[number : number + 2])
-                alive[low:high] = False
-                self._record([(bug, np.arange(low, high))], part, depth)
-        if alive.all():
+        if not successors.bugs:
             return part
+        alive = np.ones(part.ids.size, dtype=np.bool_)
+        for bug, begin, end in successors.bugs:
+            low, high = np.searchsorted(chosen, [begin, end])
+            alive[low:high] = False
+            self._record([(bug, np.arange(low, high))], part, depth)
         return Frontier(part.lanes[:, alive], part.fps[alive], part.ids[alive])
 
-    def _stand_still(self, block: Block, begin: int, depth: int, emissions: list[Emission]) -> None:
+    def _stand_still(self, block: Block, begin: int, depth: int, successors: Successors) -> None:
         """Find deadlocks, and note the states in which no progress is enabled."""
         if not self.kernel.system.terminates:
-            self._deadlocks(block, begin, emissions)
+            self._deadlocks(block, begin, successors)
             return
         progress = np.zeros(len(block), dtype=np.bool_)
-        for emission in emissions:
-            if emission.progress:
-                progress[emission.rows] = True
+        progress[successors.rows[successors.progress]] = True
         stuck = np.flatnonzero(~progress)
         if not stuck.size:
             return
@@ -279,43 +275,38 @@ class Search:
         if not stuck.size:
             return
         moved = np.zeros(len(block), dtype=np.bool_)
-        for emission in emissions:
-            moved[emission.rows] = True
+        moved[successors.rows] = True
         dead = stuck[~moved[stuck]]
         if self._obligatory.all():
             self._record_rows(NO_DEADLOCK, depth, begin, block, dead)
             stuck = stuck[moved[stuck]]
         else:  # it may have been one already before the last daemon moved
             self._suspect |= bool(dead.size)
-        self._note(block, begin, stuck, emissions)
+        self._note(block, begin, stuck, successors)
 
     def _note(
-        self, block: Block, begin: int, stuck: NDArray[np.intp], emissions: list[Emission]
+        self, block: Block, begin: int, stuck: NDArray[np.intp], successors: Successors
     ) -> None:
         """Remember the rows `stuck` and all moves out of them, to be judged at the end."""
         number = np.full(len(block), -1, dtype=np.int64)
         number[stuck] = np.arange(stuck.size)
-        moves = [(e, np.flatnonzero(number[e.rows] >= 0)) for e in emissions]
+        sources = number[successors.rows]
+        moves = np.flatnonzero(sources >= 0)
         self._stuck.note(
             block.fps[stuck],
             self._frontier.ids[begin:][stuck],
-            np.concatenate([number[e.rows[w]] for e, w in moves] or [np.zeros(0, np.int64)]),
-            np.concatenate([e.fps[w] for e, w in moves] or [_NONE]),
-            np.concatenate(
-                [np.full(w.size, self._obligatory[e.context]) for e, w in moves]
-                or [np.zeros(0, dtype=np.bool_)]
-            ),
+            sources[moves],
+            successors.fps[moves],
+            self._obligatory[successors.contexts[moves]],
         )
 
-    def _deadlocks(self, block: Block, begin: int, emissions: list[Emission]) -> None:
+    def _deadlocks(self, block: Block, begin: int, successors: Successors) -> None:
         """Find states in which nothing obligatory moves, where a program has no end."""
         moved = np.zeros(len(block), dtype=np.bool_)
-        for emission in emissions:
-            if self._obligatory[emission.context]:
-                moved[emission.rows] = True
+        moved[successors.rows[self._obligatory[successors.contexts]]] = True
         still = np.flatnonzero(~moved)
         self._suspect |= bool(still.size)
-        self._note(block, begin, still, emissions)
+        self._note(block, begin, still, successors)
 
     def _judge_stuck(self) -> None:
         """Judge what can never come to rest, as far as successors are known."""
@@ -350,15 +341,11 @@ class Search:
                 return
         self.found.append(new)
 
-    def _keep_edges(self, begin: int, emissions: list[Emission], fps: Column) -> None:
-        assert self.edges is not None
-        parents = [self._frontier.ids[begin:][e.rows] for e in emissions]
-        agents = [np.full(e.rows.size, e.context, dtype=np.uint8) for e in emissions]
-        self.edges.append((_narrow(np.concatenate(parents)), np.concatenate(agents), fps))
-
     def _repack(self) -> None:
         layout = self.kernel.layout
         before = layout.grow()
+        if self.whole:
+            self.whole = [_join(self.whole)]
         for part in (self._frontier, *self._next, *self.whole):
             part.lanes = layout.repack(before, part.lanes)
 
@@ -367,14 +354,10 @@ class Search:
         if self.edges is not None:
             self.level_fps.append(np.concatenate(self._level or [_NONE]))
             self._level = []
-        if len(parts) == 1:
-            return parts[0]
-        lanes = [p.lanes for p in parts] or [np.zeros((self.kernel.layout.lanes, 0), np.uint64)]
-        return Frontier(
-            np.concatenate(lanes, axis=1),
-            np.concatenate([p.fps for p in parts] or [_NONE]),
-            np.concatenate([p.ids for p in parts] or [np.zeros(0, dtype=np.int64)]),
-        )
+        if not parts:
+            none = np.zeros((self.kernel.layout.lanes, 0), np.uint64)
+            return Frontier(none, _NONE, np.zeros(0, dtype=np.int64))
+        return _join(parts)
 
 
 _NONE = np.zeros(0, dtype=np.uint64)
@@ -385,13 +368,14 @@ def _start(kernel: Kernel) -> tuple[Lanes, Column, NDArray[np.int64]]:
     return block.lanes, block.fps, np.zeros(1, dtype=np.int64)
 
 
-def deltas(emissions: list[Emission], bounds: NDArray[np.int64], lanes: int) -> Lanes:
-    """Return (lanes, successors): what to exclusive-or into the parents' lanes."""
-    result = np.empty((lanes, int(bounds[-1])), dtype=np.uint64)
-    for number, emission in enumerate(emissions):
-        for lane, delta in enumerate(emission.deltas):
-            result[lane, bounds[number] : bounds[number + 1]] = delta
-    return result
+def _join(parts: list[Frontier]) -> Frontier:
+    if len(parts) == 1:
+        return parts[0]
+    return Frontier(
+        np.concatenate([p.lanes for p in parts], axis=1),
+        np.concatenate([p.fps for p in parts]),
+        np.concatenate([p.ids for p in parts]),
+    )
 
 
 def _narrow(ids: NDArray[np.int64]) -> Ids:

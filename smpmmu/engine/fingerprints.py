@@ -33,9 +33,7 @@ class Keys:
 
     def word(self, word: Word, values: Column) -> Column:
         """Return the keys of a word's (n,) values."""
-        tables = self._tables.get(word.name)
-        if tables is None:
-            tables = self._tables[word.name] = _tables(word)
+        tables = self._tables_of(word)
         indices = values.view(np.int64)
         result: Column
         if len(tables) == 1:
@@ -45,6 +43,19 @@ class Keys:
         for shift, mask, table in tables:
             result ^= table.take(indices >> shift & mask)
         return result
+
+    def one(self, word: Word, value: int) -> int:
+        """Return the key of one value of a word."""
+        key = 0
+        for shift, mask, table in self._tables_of(word):
+            key ^= int(table[value >> shift & mask])
+        return key
+
+    def _tables_of(self, word: Word) -> list[tuple[int, int, Column]]:
+        tables = self._tables.get(word.name)
+        if tables is None:
+            tables = self._tables[word.name] = _tables(word)
+        return tables
 
     def move(self, context: int, before: int, after: int) -> int:
         """Return what a context's move from one resting position to another changes."""

@@ -115,14 +115,14 @@ async def running(system: System, dropped: frozenset[str] = frozenset()) -> Asyn
         raise failure
 
 
-def _ending(machine: Machine) -> tuple[Ending, str] | None:
-    """Return how a run ends in the machine's present state, or None if it goes on."""
+def _ending(machine: Machine, able: list[int]) -> tuple[Ending, str] | None:
+    """Return how a run ends in the machine's present state, or None if one of `able` goes on."""
     broken = machine.violated()
     if broken:
         return Ending.VIOLATION, broken[0]
     if machine.quiescent():
         return Ending.QUIESCENT, ""
-    if not machine.runnable():
+    if not able:
         return Ending.STUCK, ""
     return None
 
@@ -151,13 +151,14 @@ async def random_run(
             actions.append(await live.take(live.machine.numbers[choice]))
             if mirror is not None:
                 mirror.follow(actions[-1])
-        ending = _ending(live.machine)
+        able = live.machine.runnable()
+        ending = _ending(live.machine, able)
         while ending is None and len(actions) < longest:
-            able = live.machine.runnable()
             actions.append(await live.take(able[pick(stream, len(actions), len(able))]))
             if mirror is not None:
                 mirror.follow(actions[-1])
-            ending = _ending(live.machine)
+            able = live.machine.runnable()
+            ending = _ending(live.machine, able)
         kind, name = ending or (Ending.CUT, "")
         return Run(kind, tuple(actions), name, live.machine.values(), _broken(live.machine))
 
@@ -186,7 +187,7 @@ async def replay(
                 mirror.follow(actions[-1])
             if check is not None:
                 check(number, machine, actions[-1])
-        ending, name = _ending(machine) or (Ending.CUT, "")
+        ending, name = _ending(machine, machine.runnable()) or (Ending.CUT, "")
         return Run(ending, tuple(actions), name, machine.values(), _broken(machine))
 
 

@@ -39,6 +39,8 @@ class Stuck:
         sources: which stuck state, counted over all, each move leaves.
         targets: fingerprint of the state that it enters.
         obligatory: whether an obligatory agent moves.
+        count: how many stuck states.
+        nbytes: bytes held.
     """
 
     states: list[Column] = field(default_factory=list)
@@ -47,13 +49,8 @@ class Stuck:
     targets: list[Column] = field(default_factory=list)
     obligatory: list[NDArray[np.bool_]] = field(default_factory=list)
     count: int = 0
+    nbytes: int = 0
     _kept: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        every = (self.states, self.ids, self.sources, self.targets, self.obligatory)
-        return sum(part.nbytes for parts in every for part in parts)
 
     def note(
         self,
@@ -71,6 +68,8 @@ class Stuck:
             self.targets.append(targets)
             self.obligatory.append(obligatory)
             self.count += int(states.size)
+            self.nbytes += states.nbytes + ids.nbytes + sources.nbytes
+            self.nbytes += targets.nbytes + obligatory.nbytes
 
     def settle(self, frontier: list[Column]) -> None:
         """Forget states that surely have a way out; `frontier` are the states still to expand."""
@@ -128,6 +127,8 @@ class Stuck:
         self.ids = [np.concatenate(self.ids)[~saved]]
         self.targets, self.obligatory = [targets[kept]], [obligatory[kept]]
         self.count = int(self.states[0].size)
+        every = (self.states, self.ids, self.sources, self.targets, self.obligatory)
+        self.nbytes = sum(parts[0].nbytes for parts in every)
 
 
 _NONE: Column = np.zeros(0, dtype=np.uint64)

@@ -7,6 +7,7 @@ and i, so that a seed decides everything on any machine, in any process, with an
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -64,8 +65,11 @@ def named_stream(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
+@functools.lru_cache(maxsize=256)  # the systems of a catalogue have most words in common
 def key_table(name: str, size: int) -> Column:
-    """Return (size,) uint64 keys for the fingerprints of the thing called `name`."""
+    """Return (size,) uint64 keys for the fingerprints of the thing called `name`, read-only."""
     stream = np.uint64(named_stream(name))
     steps = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(GAMMA)
-    return mix64_column(stream + steps)
+    keys = mix64_column(stream + steps)
+    keys.flags.writeable = False
+    return keys

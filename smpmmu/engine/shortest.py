@@ -1,14 +1,13 @@
 """Among all shortest schedules to a violation, one with the fewest context switches.
 
-A second breadth-first pass keeps its edges; the paths that lead to a target are pruned from the
-end, the cost of finishing is worked out backwards per (state, last agent), and the schedule is
-read off forwards, ties going to the context that comes first in the system. This module must not
-know why a state is a target.
+A second breadth-first pass keeps its edges, unless the first was small enough to; the paths that
+lead to a target are pruned from the end, the cost of finishing is worked out backwards per (state,
+last agent), and the schedule is read off forwards, ties going to the context that comes first in
+the system. This module must not know why a state is a target.
 """
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,29 +26,28 @@ if TYPE_CHECKING:
 FAR = np.uint16(0xFFFF)
 
 
-def fewest_switches(kernel: Kernel, targets: Column, budget: Budget) -> list[int] | None:
+def fewest_switches(
+    kernel: Kernel, targets: Column, budget: Budget, known: Search | None = None
+) -> list[int] | None:
     """Return the contexts of the best schedule to any state of `targets` (fingerprints).
 
-    None where the budget does not allow to keep the edges.
+    A `known` search serves if it went to its end and still has its edges. None where the budget
+    does not allow to keep the edges.
     """
-    search = Search(kernel, budget, every=True, keep_edges=True)
-    assert search.edges is not None
-    starts: list[int] = []  # where the edges of each depth begin
     wanted = np.sort(targets)
-    goal: Index | None = None
-    for depth in search.depths():
-        if depth == len(starts):  # all of the depth before is known now
-            starts.append(len(search.edges))
-            goal = _hits(search.level_fps[depth], wanted)
-            if goal is not None:
+    cut = known is None or known.edges is None or known.stopped
+    if known is None or cut or budget.memory is not None:
+        known = Search(kernel, budget, every=True, keep_edges=True)
+        looked_at = -1
+        for depth in known.depths():
+            if depth > looked_at and _hits(known.level_fps[depth], wanted) is not None:
                 break
-    if goal is None and not search.stopped:
-        starts.append(len(search.edges))
-        goal = _hits(search.level_fps[-1], wanted)
-    if goal is None:
-        return None
-    levels = [search.edges[low:high] for low, high in itertools.pairwise(starts)]
-    return _best(search, levels, goal, len(kernel.automata))
+            looked_at = depth
+    for depth, fps in enumerate(known.level_fps):
+        goal = _hits(fps, wanted)
+        if goal is not None:
+            return _best(known, depth, goal, len(kernel.automata))
+    return None
 
 
 def _hits(fps: Column, wanted: Column) -> Index | None:
@@ -59,20 +57,23 @@ def _hits(fps: Column, wanted: Column) -> Index | None:
 
 def _best(
     search: Search,
-    levels: list[list[tuple[Index, NDArray[np.uint8], Column]]],
+    goal_depth: int,
     goal: Index,
     agents: int,
 ) -> list[int]:
-    """Prune and cost the edges backwards from `goal`, then walk forwards."""
+    """Prune and cost the edges backwards from `goal`, states of one depth, then walk forwards."""
+    assert search.edges is not None
+    bounds = [*search.edges_from, len(search.edges)]
     sizes = [f.size for f in search.level_fps]
     starts = np.cumsum([0, *sizes])
     alive = goal
     to_go = np.zeros((goal.size, agents), dtype=np.uint16)
     plan: list[tuple[Index, Index, Index, NDArray[np.uint16]]] = []
-    for depth in range(len(levels) - 1, -1, -1):
-        parents = np.concatenate([e[0] for e in levels[depth]]).astype(np.int64) - starts[depth]
-        moved = np.concatenate([e[1] for e in levels[depth]]).astype(np.int64)
-        fps = np.concatenate([e[2] for e in levels[depth]])
+    for depth in range(goal_depth - 1, -1, -1):
+        edges = search.edges[bounds[depth] : bounds[depth + 1]]
+        parents = np.concatenate([e[0] for e in edges]).astype(np.int64) - starts[depth]
+        moved = np.concatenate([e[1] for e in edges]).astype(np.int64)
+        fps = np.concatenate([e[2] for e in edges])
         children = _find(search.level_fps[depth + 1][alive], fps)
         kept = children >= 0
         parents, moved, children = parents[kept], moved[kept], children[kept]

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smpmmu.engine.batch import Block, Kernel
+from smpmmu.engine.batch import Block
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.numbers import pick_column, seed_stream
 from smpmmu.engine.run import Ending
+from smpmmu.engine.successors import Expander
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from smpmmu.engine.steps import Column
+    from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.steps import Column, Mask
+    from smpmmu.engine.successors import Successors
 
 LONGEST_RUN = 100_000
 """Actions after which a run is cut off, as on live vCPUs."""
@@ -52,6 +55,8 @@ class Herd:
         self.streams = np.array([seed_stream(seed) for seed in seeds], dtype=np.uint64)
         self.endings: list[tuple[Ending, str] | None] = [None] * len(seeds)
         self.chosen: list[tuple[NDArray[np.intp], NDArray[np.uint8]]] = []
+        self._expander = Expander(kernel)
+        self._judge = Judge(kernel)
         first = kernel.initial()
         many = np.zeros(len(seeds), dtype=np.intp)
         self.block = Block(first.lanes[:, many], first.fps[many])
@@ -61,7 +66,7 @@ class Herd:
         """Let every run go to its end, yielding the number of actions so far after each."""
         everyone = np.arange(len(self.seeds))
         bugs = {automaton.positions[0].bug for automaton in self.kernel.automata} - {""}
-        self._settle([(bug, everyone) for bug in bugs])
+        self._settle([(bug, everyone) for bug in bugs], np.zeros(len(self.seeds), dtype=np.bool_))
         action = 0
         while self.which.size and action < self.longest:
             self._tick(action)
@@ -83,47 +88,39 @@ class Herd:
         return result
 
     def _tick(self, action: int) -> None:
-        able = np.array(self.kernel.runnable(self.block))
-        count = able.sum(axis=0)
+        """Let every run take its next action."""
+        moves = self._moves()
+        able = np.zeros((len(self.kernel.automata), len(self.block)), dtype=np.bool_)
+        able[moves.contexts, moves.rows] = True
+        count = able.sum(axis=0).astype(np.uint64)
+        picked = pick_column(self.streams[self.which], action, count)
+        contexts = (able.cumsum(axis=0) > picked.view(np.int64)).argmax(axis=0).astype(np.uint8)
+        chosen = np.flatnonzero(moves.contexts == contexts[moves.rows])
+        rows = moves.rows[chosen]
         stuck = count == 0
         for run in self.which[stuck].tolist():
             self.endings[run] = (Ending.STUCK, "")
-        self._keep(~stuck)
-        able, count = able[:, ~stuck], count[~stuck]
-        if not self.which.size:
-            return
-        picked = pick_column(self.streams[self.which], action, count.astype(np.uint64))
-        contexts = (able.cumsum(axis=0) > picked.view(np.int64)).argmax(axis=0).astype(np.uint8)
-        self.chosen.append((self.which, contexts))
-        self._settle(self._move(contexts))
+        self.block.lanes[:, rows] ^= moves.deltas[:, chosen]
+        self.block.fps[rows] = moves.fps[chosen]
+        self.chosen.append((self.which[~stuck], contexts[~stuck]))
+        bugs = []
+        for bug, begin, end in moves.bugs:
+            low, high = np.searchsorted(chosen, [begin, end])
+            bugs.append((bug, rows[low:high]))
+        self._settle(bugs, stuck)
 
-    def _move(self, contexts: NDArray[np.uint8]) -> list[tuple[str, NDArray[np.intp]]]:
-        """Take the chosen actions; return the rows that met a bug."""
+    def _moves(self) -> Successors:
+        """Return what can happen next in every run."""
         while True:
             try:
-                emissions = [
-                    emission
-                    for number in np.unique(contexts).tolist()
-                    for emission in self.kernel.fire(self.block, number, contexts == number)
-                ]
-                break
+                return self._expander.successors(self.block)
             except Grown:
                 before = self.kernel.layout.grow()
                 self.block.lanes = self.kernel.layout.repack(before, self.block.lanes)
-        bugs = []
-        for emission in emissions:
-            for lane, delta in enumerate(emission.deltas):
-                self.block.lanes[lane, emission.rows] ^= np.asarray(delta, dtype=np.uint64)
-            self.block.fps[emission.rows] = emission.fps
-            bug = self.kernel.automata[emission.context].positions[emission.after].bug
-            if bug:
-                bugs.append((bug, emission.rows))
-        return bugs
 
-    def _settle(self, bugs: list[tuple[str, NDArray[np.intp]]]) -> None:
+    def _settle(self, bugs: list[tuple[str, NDArray[np.intp]]], done: Mask) -> None:
         """Judge all runs in their present state, and take out those that have ended."""
-        broken = Judge(self.kernel).look(self.block) + sorted(bugs, key=lambda bug: bug[0])
-        done = np.zeros(self.which.size, dtype=np.bool_)
+        broken = self._judge.look(self.block) + sorted(bugs, key=lambda bug: bug[0])
         for name, rows in broken:
             for row in rows.tolist():
                 if not done[row]:

@@ -68,29 +68,35 @@ class Runner:
 
 
 class VCpu:
-    """A vCPU: its contexts, and the words that only they can touch (its TLB)."""
+    """A vCPU: its contexts, and the words that only they can touch (its TLB).
+
+    Attributes:
+        eligible: whom interrupts and handlers let go next; only an action of its own changes that.
+    """
 
     def __init__(self, contexts: list[tuple[int, Context]], dropped: frozenset[str]) -> None:
         """Start every program of the vCPU."""
         ranked = sorted(contexts, key=lambda c: (c[1].role is Role.IRQ, c[1].priority))
         self.runners = {number: Runner(context, dropped) for number, context in ranked}
         self.private: dict[str, int] = {}
+        self.eligible = self._let_go()
 
-    def eligible(self, number: int) -> bool:
-        """Whether interrupts and handlers let a context of this vCPU go next."""
-        runner = self.runners[number]
-        if runner.context.role is Role.DAEMON:
-            return True
-        running = [r for r in self.runners.values() if r.context.role is not Role.DAEMON]
-        active = [r for r in running if r.context.role is Role.MAIN or not r.idle]
-        if runner in active:
-            return runner is active[-1]
+    def _let_go(self) -> frozenset[int]:
+        """Return whom interrupts and handlers let go next."""
+        running = {n: r for n, r in self.runners.items() if r.context.role is not Role.DAEMON}
+        daemons = self.runners.keys() - running.keys()
+        active = [n for n, r in running.items() if r.context.role is Role.MAIN or not r.idle]
         if not active:  # a vCPU without a program idles with interrupts on
-            return True
-        top = active[-1]
-        return top.open and (
-            top.context.role is Role.MAIN or top.context.priority < runner.context.priority
-        )
+            return frozenset(self.runners)
+        top = running[active[-1]]
+        landing = [
+            number
+            for number, runner in running.items()
+            if number not in active
+            and top.open
+            and (top.context.role is Role.MAIN or top.context.priority < runner.context.priority)
+        ]
+        return frozenset((active[-1], *landing, *daemons))
 
     def act(self, number: int, machine: Machine) -> Action:
         """Take the whole pending action of a context."""
@@ -99,6 +105,7 @@ class VCpu:
         while True:
             steps.append(self._step(runner, machine))
             if runner.step is None or not runner.place.activation.mid:
+                self.eligible = self._let_go()
                 return Action(runner.context.name, tuple(steps))
 
     def _step(self, runner: Runner, machine: Machine) -> Taken:
@@ -164,7 +171,7 @@ class Machine:
 
     def _store(self, word: Word) -> dict[str, int]:
         known = self.words.setdefault(word.name, word)
-        if known != word:
+        if known is not word and known != word:
             msg = f"two words are named {word.name!r} but differ: {known} and {word}"
             raise ModelError(msg)
         if not word.owner:
@@ -186,8 +193,9 @@ class Machine:
 
     def can_move(self, number: int) -> bool:
         """Whether a context can take the next action."""
-        step = self.runner(number).step
-        if step is None or not self.cpus[self.system.contexts[number].cpu].eligible(number):
+        cpu = self.cpus[self.system.contexts[number].cpu]
+        step = cpu.runners[number].step
+        if step is None or number not in cpu.eligible:
             return False
         return step.wait is None or step.word is None or enabled(step, self.read(step.word))
 
@@ -222,8 +230,8 @@ class Machine:
     def violated(self) -> list[str]:
         """Return the properties broken in this state, by importance."""
         broken = [p.name for p in self.system.scoped(Scope.ALWAYS) if not p.truth.evaluate(self)]
-        if self.quiescent():
-            at_rest = self.system.scoped(Scope.QUIESCENCE)
+        at_rest = self.system.scoped(Scope.QUIESCENCE)
+        if at_rest and self.quiescent():
             broken += [p.name for p in at_rest if not p.truth.evaluate(self)]
         bugs = [r.bug for c in self.cpus.values() for r in c.runners.values() if r.bug]
         return broken + sorted(bugs)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FULLEST = 0.7
 """Share of the slots in use at which the table grows."""
 GROWTH = 1.6
+ZERO = np.uint64(1 << 63)
+ONE_BY_ONE = 128
+"""Fingerprints up to which a look at the table costs less than a round of array operations."""
 
 
 def first_of_each(fps: Column) -> tuple[NDArray[np.int64], Column]:
@@ -41,10 +44,10 @@ def first_of_each(fps: Column) -> tuple[NDArray[np.int64], Column]:
 
 
 class Fingerprints:
-    """An open-addressing table of non-zero 64-bit fingerprints, probed a whole column at a time.
+    """An open-addressing table of 64-bit fingerprints, probed a whole column at a time.
 
     A slot is the fingerprint's high half scaled to the table, so that sorted columns walk memory
-    in order.
+    in order. An empty slot is 0, so a fingerprint of 0 is kept as another one.
     """
 
     def __init__(self, slots: int = 1 << 10) -> None:
@@ -67,7 +70,7 @@ class Fingerprints:
             old = self._table[self._table != 0]
             self._table = np.zeros(int(max(needed, self._table.shape[0] * GROWTH)), dtype=np.uint64)
             self._insert(old)
-        new = self._insert(fps)
+        new = self._insert(fps if fps.all() else np.where(fps == 0, ZERO, fps))
         self._count += int(np.count_nonzero(new))
         return new
 
@@ -76,7 +79,7 @@ class Fingerprints:
         new = np.zeros(fps.shape[0], dtype=np.bool_)
         which = np.arange(fps.shape[0])
         slots = ((fps >> np.uint64(32)) * size >> np.uint64(32)).view(np.int64)
-        while which.size:
+        while which.size > ONE_BY_ONE:
             found = table.take(slots)
             settled = found == fps
             free = np.flatnonzero(found == 0)
@@ -90,4 +93,16 @@ class Fingerprints:
             which, fps = which[left], fps[left]
             slots = slots[left] + 1
             slots[slots == table.shape[0]] = 0
+        self._insert_few(which.tolist(), fps.tolist(), slots.tolist(), new)
         return new
+
+    def _insert_few(self, which: list[int], fps: list[int], slots: list[int], new: Mask) -> None:
+        """Insert each of `fps` at its slot or after it; where it was free, so is `new[which]`."""
+        table, last = self._table, self._table.shape[0] - 1
+        for number, fp, first in zip(which, fps, slots, strict=True):
+            slot = first
+            while (found := table.item(slot)) not in (0, fp):
+                slot = slot + 1 if slot < last else 0
+            if not found:
+                table[slot] = fp
+                new[number] = True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from smpmmu.engine import automaton as automaton_module
-from smpmmu.engine import batch, local
+from smpmmu.engine import local
 from smpmmu.engine.answer import answer
 from smpmmu.engine.automaton import Automaton, Position
 from smpmmu.engine.errors import ModelError
@@ -698,7 +698,7 @@ def test_an_indivisible_action_may_begin_by_waiting() -> None:
 
 
 def test_an_endless_held_sequence_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "LONGEST_ACTION", 50)
+    monkeypatch.setattr(automaton_module, "LONGEST_ACTION", 50)
 
     @indivisible(WHY)
     async def polls() -> None:

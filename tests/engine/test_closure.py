@@ -11,6 +11,7 @@ from smpmmu.engine import fingerprints
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.closure import Collision, certify
 from smpmmu.engine.errors import InternalError
+from smpmmu.engine.explore import Frontier
 from smpmmu.engine.expressions import value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import bug_on
@@ -21,7 +22,6 @@ from tests.engine.programs import asked, counting, main, steps, system
 
 if TYPE_CHECKING:
     from smpmmu.engine.batch import Kernel
-    from smpmmu.engine.explore import Frontier
 
 SQUARE = system(main("cpu0", counting("a", 4)), main("cpu1", counting("b", 4)))
 """5 * 5 states."""
@@ -83,8 +83,13 @@ def test_a_violation_behind_a_collision_is_not_called_a_hold(
 
 
 def finished_search() -> tuple[Kernel, list[Frontier]]:
+    """Return a complete search's kernel and its states, each a part of its own."""
     question = asked(SQUARE)
-    return question.kernel, question.search.whole
+    return question.kernel, [
+        Frontier(part.lanes[:, row : row + 1], part.fps[row : row + 1], part.ids[row : row + 1])
+        for part in question.search.whole
+        for row in range(part.fps.size)
+    ]
 
 
 def test_a_complete_set_of_states_is_certified() -> None:
@@ -109,7 +114,7 @@ def test_nothing_need_follow_a_bug() -> None:
     certify(question.kernel, question.search.whole)
 
 
-@pytest.mark.parametrize("lost", range(1, 9))
+@pytest.mark.parametrize("lost", range(1, 25))
 def test_a_lost_state_is_missed(lost: int) -> None:
     kernel, states = finished_search()
     del states[lost]

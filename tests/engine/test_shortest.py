@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from smpmmu.engine.answer import answer
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.explore import Search
 from smpmmu.engine.expressions import any_of, value
@@ -238,3 +239,19 @@ def test_a_bug_is_reached_with_fewest_switches_too() -> None:
     )
     assert violation.choices == ("b", "b", "a", "a", "a")
     assert (violation.switches, violation.fewest_switches) == (1, True)
+
+
+def test_the_edges_of_the_first_search_serve_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    contexts = (main("a", counting("a", 9)), main("b", counting("b", 9)))
+    last = always("never_both_at_5", (value(Word("a5", 1)) & value(Word("b5", 1))) == 0)
+    asked_of = system(*contexts, holds=(last,))
+    whole = answer(asked_of)
+    assert whole.violations[0].fewest_switches
+    passes = []
+    depths = Search.depths
+    monkeypatch.setattr(Search, "depths", lambda self: passes.append(self) or depths(self))
+    assert answer(asked_of) == whole
+    assert len(passes) == 1
+    monkeypatch.setattr("smpmmu.engine.explore.FEW_EDGES", 20)
+    assert answer(asked_of) == whole
+    assert len(passes) == 3

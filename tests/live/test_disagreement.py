@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smpmmu.checking import explore
-from smpmmu.engine import answer, batch, judge, stress
+from smpmmu.engine import answer, batch, judge, stress, successors
 from smpmmu.engine.automaton import Automaton
 from smpmmu.engine.batch import Block, Kernel
 from smpmmu.engine.errors import InternalError
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 Sabotage = Callable[[pytest.MonkeyPatch], None]
 checking = importlib.import_module("smpmmu.checking")
+
+
+@pytest.fixture(autouse=True)
+def in_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let columns find all successors, however few: it is them that are sabotaged."""
+    monkeypatch.setattr(successors, "FEW", -1)
 
 
 def blind_judge(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,20 +252,9 @@ def test_stress_holds_its_first_failing_seed_against_a_live_run(
     done = shell("stress", file, "--seeds", "0:50")
     assert done.status == 1
     first_come_first_served(monkeypatch)
-    monkeypatch.setattr(Kernel, "runnable", _only_the_first(Kernel.runnable))
     blind_judge(monkeypatch)
     assert shell("stress", file, "--seeds", "0:50").status == 0
     monkeypatch.setattr(Judge, "look", lambda _self, block: [("both_count", np.arange(len(block)))])
     done = shell("stress", file, "--seeds", "0:50")
     assert done.status == 70
     assert "on live vCPUs" in done.err
-
-
-def _only_the_first(runnable: Callable[..., Any]) -> Callable[..., Any]:
-    def first(self: Kernel, block: Block) -> Any:
-        able = runnable(self, block)
-        for later in range(1, len(able)):
-            able[later] = able[later] & ~np.logical_or.reduce(able[:later])
-        return able
-
-    return first
