@@ -63,8 +63,9 @@ def cli() -> None:
 @click.option("--expected", is_flag=True, help="Judge by the variants' expectations.")
 @click.option("--engine", type=click.Choice(["batch", "live"]), default="batch",
               help="batch: the kernel; live: the trio vCPUs themselves.")  # fmt: skip
-@click.option("--live-runs", type=click.IntRange(0), default=20, show_default=True,
-              help="Random live runs that must agree with a HOLDS.")  # fmt: skip
+@click.option("--live-runs", type=click.IntRange(0), metavar="N",
+              help="Random live runs that must agree with a HOLDS: 20, or 5 for each cell of the "
+              "main table.")  # fmt: skip
 @click.option("--max-states", type=click.IntRange(1), metavar="N", help="Stop after N states.")
 @click.option("--max-seconds", type=click.FloatRange(0, min_open=True), metavar="S",
               help="Stop a variant after S seconds.")  # fmt: skip
@@ -76,7 +77,7 @@ def cli() -> None:
               "processors where there are many variants.")  # fmt: skip
 def explore(
     targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
-    engine: str, live_runs: int, max_states: int | None, max_seconds: float | None,
+    engine: str, live_runs: int | None, max_states: int | None, max_seconds: float | None,
     max_memory: int | None, cells: bool, jobs: int | None,
 ) -> NoReturn:  # fmt: skip
     """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
@@ -85,6 +86,7 @@ def explore(
     Without names, and with `all`, the exit status compares with what is expected; with names it
     tells the verdicts (or what is expected, with --expected).
     """
+    from smpmmu.checking import LIVE_RUNS
     from smpmmu.engine.verdict import Budget
     from smpmmu.scenarios.theorem import CELLS
     from smpmmu.targets import catalogue, find, one
@@ -103,6 +105,8 @@ def explore(
     else:
         chosen = catalogue() if overview else [t for text in targets for t in find(text)]
     budget = Budget(max_states, max_seconds, max_memory)
+    if live_runs is None:
+        live_runs = LIVE_RUNS if targets else LIVE_RUNS_OF_A_CELL
     work = [Job(t.name, budget, every, engine, live_runs) for t in chosen]
     rows: list[Row] = []
 
@@ -122,6 +126,8 @@ def explore(
     sys.exit(_status(rows, expected=expected or overview))
 
 
+LIVE_RUNS_OF_A_CELL = 5
+"""A cell has many neighbours that differ in one knob."""
 MANY_VARIANTS = 8
 """From so many on, starting other processes pays."""
 

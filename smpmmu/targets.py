@@ -9,7 +9,7 @@ import difflib
 import importlib.util
 import sys
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,14 +44,6 @@ class Target:
         """What the user would type to mean it."""
         name = f"{self.scenario.name}/{self.variant.name}{EVICTOR if self.evictor else ''}"
         return f"{self.file}:{name}" if self.file else name
-
-    @property
-    def has_evictors(self) -> bool:
-        """Whether the variant has evictors that this target leaves out."""
-        if self.evictor:
-            return False
-        without, with_them = self.system(), replace(self, evictor=True).system()
-        return len(with_them.contexts) > len(without.contexts)
 
     def system(self) -> System:
         """Build the system.

@@ -24,6 +24,7 @@ from smpmmu.targets import Target, one
 
 if TYPE_CHECKING:
     from smpmmu.checking import Answered
+    from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Budget, Exploration
 
 Watch = Callable[[str, "Exploration"], None]
@@ -46,19 +47,22 @@ async def do(job: Job, watch: Watch | None = None) -> Row:
     If it does not, or a budget ends that, the row is about the variant with its evictors.
     """
     target = one(job.target)
-    answered = await _ask(job, target, watch)
-    if answered.exploration.verdict is not Verdict.HOLDS or not target.has_evictors:
-        return _row(target, answered)
-    with_evictor = replace(target, evictor=True)
-    again = await _ask(replace(job, live_runs=0), with_evictor, watch)
-    if again.exploration.verdict is not Verdict.HOLDS:
-        return _row(with_evictor, again)
-    return _row(target, answered, again)
-
-
-async def _ask(job: Job, target: Target, watch: Watch | None) -> Answered:
-    """Explore the system of a target."""
     system = target.system()
+    answered = await _ask(job, target, system, watch)
+    if answered.exploration.verdict is not Verdict.HOLDS or target.evictor:
+        return _row(target, system, answered)
+    with_evictor = replace(target, evictor=True)
+    evicted = with_evictor.system()
+    if len(evicted.contexts) == len(system.contexts):
+        return _row(target, system, answered)
+    again = await _ask(replace(job, live_runs=0), with_evictor, evicted, watch)
+    if again.exploration.verdict is not Verdict.HOLDS:
+        return _row(with_evictor, evicted, again)
+    return _row(target, system, answered, again)
+
+
+async def _ask(job: Job, target: Target, system: System, watch: Watch | None) -> Answered:
+    """Explore the system of a target."""
 
     def look(so_far: Exploration) -> None:
         if watch is not None:
@@ -74,8 +78,10 @@ async def _ask(job: Job, target: Target, watch: Watch | None) -> Answered:
     )
 
 
-def _row(target: Target, answered: Answered, again: Answered | None = None) -> Row:
-    columns = tuple((c.name, c.cpu) for c in target.system().contexts)
+def _row(
+    target: Target, system: System, answered: Answered, again: Answered | None = None
+) -> Row:
+    columns = tuple((c.name, c.cpu) for c in system.contexts)
     scenario, variant = target.scenario, target.variant
     return row(target.name, scenario.name, variant.name, variant.expected, answered, columns, again)
 

@@ -6,7 +6,7 @@
       [pte_update]                  ptep_clear_flush(pte)
     [flush_tlb_page]                free the page
     spin_unlock(ptl)              spin_unlock(ptl)
-    [flush_tlb_page]              allocate it for somebody else
+    [flush_tlb_page]              [allocate it for somebody else]
 
 The one who unmaps rewrites the entry through an immediate hook, so a record that re-reads the
 entry late finds it gone and does no harm. One that holds the old value, or is applied some time
@@ -27,7 +27,7 @@ from smpmmu.machine.entries import PAGE_PRESENT
 from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER, VERSION_SHIFT
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
-from smpmmu.scenario import Expected, Setup, holds, scenario, violated
+from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
@@ -65,13 +65,17 @@ async def reuse(cpu: Cpu) -> None:
     await alloc_page(cpu, (PAGE,), SOMEBODY_ELSE)
 
 
-def unmapped_while_used(setup: Setup, cpu1: Cpu, cpu2: Cpu, vma: VmAreaStruct) -> None:
-    """Let cpu1 unmap, free and reuse the page that cpu2 writes and reads."""
-    setup.cpu(1, call(unmap, cpu1, vma), call(reuse, cpu1))
+def unmapped_while_used(
+    setup: Setup, cpu1: Cpu, cpu2: Cpu, vma: VmAreaStruct, *, reused: bool = False
+) -> None:
+    """Let cpu1 unmap and free the page that cpu2 writes and reads, and perhaps reuse its frame."""
+    setup.cpu(1, call(unmap, cpu1, vma), *([call(reuse, cpu1)] if reused else []))
     setup.cpu(2, call(user_write, cpu2, ADDR), call(user_read, cpu2, ADDR))
     page = value(cpu1.memory.page(PAGE))
     owner = page & PAGE_OWNER
-    setup.sometimes("the frame was reused", owner == SOMEBODY_ELSE << OWNER_SHIFT)
+    setup.sometimes("the frame was freed", owner == 0)
+    if reused:
+        setup.sometimes("the frame was reused", owner == SOMEBODY_ELSE << OWNER_SHIFT)
     setup.sometimes("the page was used first", finished("cpu2") & (page >> VERSION_SHIFT != 0))
     setup.sometimes("unmapping stopped the use", finished("cpu2") & (page >> VERSION_SHIFT == 0))
 
@@ -96,11 +100,18 @@ def expect(hook: Hook, flush: Flush) -> Expected:
     return holds("who unmaps rewrites the entry through the immediate hook, and flushes")
 
 
-@scenario(*rows(expect))
-def unmap_free(setup: Setup, *, hook: Hook, flush: Flush) -> None:
+@scenario(
+    *rows(expect),
+    *(
+        variant(f"{hook.value}_after_unlock_reused", expect(hook, Flush.AFTER_UNLOCK), hook=hook,
+                flush=Flush.AFTER_UNLOCK, reused=True)
+        for hook in (Hook.NATIVE, Hook.DEFERRED, Hook.DEFERRED_VALUE)
+    ),
+)  # fmt: skip
+def unmap_free(setup: Setup, *, hook: Hook, flush: Flush, reused: bool = False) -> None:
     """A write-protects a page; B unmaps it and frees it; C uses it."""
     mm = address_space(flush, (0, 1, 2))
     vma = VmAreaStruct(mm)
     cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2))
     setup.cpu(0, call(write_protect, cpu0, vma, flush))
-    unmapped_while_used(setup, cpu1, cpu2, vma)
+    unmapped_while_used(setup, cpu1, cpu2, vma, reused=reused)

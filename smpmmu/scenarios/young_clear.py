@@ -6,7 +6,7 @@
       [pte_update]                       ptep_clear_flush(pte)
     [flush_tlb_page]                     free the page
     spin_unlock(ptl)                   spin_unlock(ptl)
-    [flush_tlb_page]                   allocate it for somebody else
+    [flush_tlb_page]
 
 A stale accessed bit is a wrong heuristic and no more, so that a late flush is harmless, unless what
 is applied late brings back an entry that is gone.
