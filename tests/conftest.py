@@ -50,8 +50,8 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
 
 @pytest.fixture(scope="session")
 def catalogue() -> dict[str, dict[str, Any]]:
-    """Return what `explore --format json` says of every variant, by scenario/variant."""
-    done = spawn("explore", "--format", "json")
+    """Return what `explore all --format json` says of every variant, by scenario/variant."""
+    done = spawn("explore", "all", "--format", "json")
     assert done.status == 0, done.err
     results = json.loads(done.out)["results"]
     return {f"{r['scenario']}/{r['variant']}": r for r in results}
