@@ -78,9 +78,7 @@ async def _ask(job: Job, target: Target, system: System, watch: Watch | None) ->
     )
 
 
-def _row(
-    target: Target, system: System, answered: Answered, again: Answered | None = None
-) -> Row:
+def _row(target: Target, system: System, answered: Answered, again: Answered | None = None) -> Row:
     columns = tuple((c.name, c.cpu) for c in system.contexts)
     scenario, variant = target.scenario, target.variant
     return row(target.name, scenario.name, variant.name, variant.expected, answered, columns, again)

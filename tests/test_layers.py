@@ -178,7 +178,7 @@ def test_only_the_command_line_knows_click() -> None:
 
 
 def test_only_what_is_shown_knows_rich() -> None:
-    assert importers("rich") <= {"cli.py", "report/text.py"}
+    assert importers("rich") <= {"cli.py", "report/text.py", "report/theorem.py"}
 
 
 def test_nothing_is_random_or_reads_another_clock() -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.local import call
 from smpmmu.engine.steps import TAKEN, Step, Wait, When, cmpxchg, load
 from smpmmu.machine.cpu import read_cr3
 from smpmmu.machine.entries import FLAGS, PAGE_ACCESSED, PAGE_PRESENT, TLB_ENTRY, WALKING, pfn_of
@@ -20,7 +19,6 @@ from smpmmu.machine.walker import CACHED
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
-    from smpmmu.scenario import Setup
 
 
 async def speculate(cpu: Cpu, addr: int) -> None:
@@ -54,19 +52,3 @@ async def evict(cpu: Cpu, addr: int) -> None:
     word = cpu.tlb(addr)
     cached = Wait(PAGE_PRESENT, PAGE_PRESENT)
     await Step(f"evict {word.name}", word, wait=cached, and_mask=WALKING)
-
-
-def install_walker(setup: Setup, cpu: Cpu) -> None:
-    """Give a vCPU a speculative walker for each of its pages."""
-    for number, addr in enumerate(cpu.pages):
-        setup.daemon(cpu.number, _name("walker", number), call(speculate, cpu, addr))
-
-
-def install_evictor(setup: Setup, cpu: Cpu) -> None:
-    """Give a vCPU an evictor for each of its pages, for the second look at what holds."""
-    for number, addr in enumerate(cpu.pages):
-        setup.evictor(cpu.number, _name("evictor", number), call(evict, cpu, addr))
-
-
-def _name(kind: str, number: int) -> str:
-    return f"{kind}{number or ''}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import Expr, all_of, implies, value
-from smpmmu.hypervisor.vmi import DEFERRED_SLOTS, deferred
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
@@ -22,8 +21,6 @@ from smpmmu.machine.entries import (
 
 if TYPE_CHECKING:
     from smpmmu.engine.steps import Word
-    from smpmmu.machine.cpu import Cpu
-    from smpmmu.scenario import Setup
 
 SHADOW_NO_MORE_PERMISSIVE = "shadow_no_more_permissive_when_lock_free"
 NO_QUEUE_HOLDS_ENTRY = "no_queue_holds_entry_when_lock_free"
@@ -49,20 +46,22 @@ def no_more_permissive(spte: Word, gpte: Word) -> Expr:
     )
 
 
-def demand_lock_rule(setup: Setup, cpus: list[Cpu], lock: Word, ptep: int) -> None:
-    """Demand the lock rule of the entry at `ptep`, guarded by `lock`, for all vCPUs.
+def lock_rule(
+    lock: Word, primary: Word, shadows: list[Word], slots: list[Word], ptep: int
+) -> tuple[tuple[str, Expr], ...]:
+    """Return the lock rule as named truths.
 
-    Natively the tables that are walked are the primary, and the rule is true of itself.
+    Args:
+        lock: the lock that guards the entry.
+        primary: the entry, which lies at the physical address `ptep`.
+        shadows: what walkers read in its place; none natively, where the rule is true of itself.
+        slots: what queues hold: addresses of entries, or 0.
+        ptep: the entry's address.
     """
     free = value(lock) == 0
-    shadows = list(dict.fromkeys(cpu.walked.prefix for cpu in cpus))
-    primary = cpus[0].memory.at(ptep)
-    walked = {cpu.walked.prefix: cpu.walked.at(ptep) for cpu in cpus}
-    setup.always(
-        SHADOW_NO_MORE_PERMISSIVE,
-        all_of(*(implies(free, no_more_permissive(walked[s], primary)) for s in shadows if s)),
+    strict = [implies(free, no_more_permissive(shadow, primary)) for shadow in shadows]
+    empty = [implies(free, value(slot) != ptep) for slot in slots]
+    return (
+        (SHADOW_NO_MORE_PERMISSIVE, all_of(*strict)),
+        (NO_QUEUE_HOLDS_ENTRY, all_of(*empty)),
     )
-    slots = [
-        value(deferred(cpu, n)) for cpu in cpus if cpu.hypervisor for n in range(DEFERRED_SLOTS)
-    ]
-    setup.always(NO_QUEUE_HOLDS_ENTRY, all_of(*(implies(free, slot != ptep) for slot in slots)))

@@ -54,9 +54,36 @@ class Cells:
         return all(row is not None and row.verdict == "VIOLATED" for row in found)
 
 
+NARROWEST_GRID = 80
+"""Characters below which a row of the grid is a paragraph."""
+
+
 def grid(rows: Sequence[Row], page: Page) -> None:
     """Add the table, the meaning of its marks and columns, and what is behind it."""
     cells = Cells(rows)
+    if page.width < NARROWEST_GRID:
+        for hook in Hook:
+            for flush in Flush:
+                page.line(f"{hook.value}, {flush.value}".replace("_", " "))
+                for number, column in enumerate(COLUMNS, 1):
+                    mark = _mark(cells.at(column, hook, flush))
+                    page.line(f"{number:4} {column.name} ", (str(mark), str(mark.style)))
+    else:
+        _table(cells, page)
+    for number, column in enumerate(COLUMNS, 1):
+        page.line(f"{number:2} {column.name}: {column.asks}")
+    shown = {MARKS.get(row.violated) for row in rows}
+    page.line("")
+    page.line("-  holds on every interleaving")
+    for name, letter in MARKS.items():
+        if letter in shown:
+            page.line(f"{letter}  violates {name}")
+    if any(row.verdict == "UNDECIDED" for row in rows):
+        page.line("?  undecided: a budget ended the search")
+    page.line("")
+
+
+def _table(cells: Cells, page: Page) -> None:
     table = Table(box=page.box(), pad_edge=False, header_style="", collapse_padding=True)
     table.add_column("the change is told", no_wrap=True)
     table.add_column("and flushed", no_wrap=True)
@@ -69,15 +96,6 @@ def grid(rows: Sequence[Row], page: Page) -> None:
             table.add_row(name, flush.value.replace("_", " "), *marks)
         table.add_section()
     page.table(table)
-    for number, column in enumerate(COLUMNS, 1):
-        page.line(f"{number:2} {column.name}: {column.asks}")
-    shown = {mark for row in rows if (mark := MARKS.get(row.violated))}
-    page.line("")
-    page.line("-  holds on every interleaving")
-    for name, mark in MARKS.items():
-        if mark in shown:
-            page.line(f"{mark}  violates {name}")
-    page.line("")
 
 
 def _mark(row: Row | None) -> Text:
@@ -118,6 +136,8 @@ def backing(rows: Sequence[Row], page: Page) -> None:
 
 def theorem(rows: Sequence[Row]) -> str:
     """Return in a sentence what the cells show; only what they do show is said."""
+    if any(row.verdict == "UNDECIDED" for row in rows):
+        return "Nothing is shown while a cell is undecided."
     cells = Cells(rows)
     promises = [column for column in COLUMNS if not column.rule]
     natively = [c for c in promises if cells.holds(c, [Hook.NATIVE, Hook.IMMEDIATE], LATE)]

@@ -10,9 +10,10 @@ import enum
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from smpmmu.engine.local import call
 from smpmmu.engine.steps import fetch_or
 from smpmmu.hypervisor.shadow import Hypervisor, Record, shadow_of
-from smpmmu.hypervisor.vmi import vmi
+from smpmmu.hypervisor.vmi import DEFERRED_SLOTS, deferred, vmi
 from smpmmu.kernel.mm import MmStruct, VmAreaStruct
 from smpmmu.kernel.paravirt import Linux, native
 from smpmmu.kernel.smp import flush_tlb_page, install_interrupts
@@ -27,8 +28,9 @@ from smpmmu.machine.entries import (
     entry,
 )
 from smpmmu.machine.memory import PAGE_FROZEN, Memory
-from smpmmu.machine.speculation import install_evictor
+from smpmmu.machine.speculation import evict, speculate
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
+from smpmmu.properties.lock_rule import lock_rule
 from smpmmu.scenario import Expected, Setup, Variant, variant
 
 if TYPE_CHECKING:
@@ -154,6 +156,28 @@ def vcpus(
             install_evictor(setup, cpu)
         result.append(cpu)
     return result
+
+
+def install_walker(setup: Setup, cpu: Cpu) -> None:
+    """Give a vCPU a speculative walker for each of its pages."""
+    for number, addr in enumerate(cpu.pages):
+        setup.daemon(cpu.number, f"walker{number or ''}", call(speculate, cpu, addr))
+
+
+def install_evictor(setup: Setup, cpu: Cpu) -> None:
+    """Give a vCPU an evictor for each of its pages, for the second look at what holds."""
+    for number, addr in enumerate(cpu.pages):
+        setup.evictor(cpu.number, f"evictor{number or ''}", call(evict, cpu, addr))
+
+
+def demand_lock_rule(setup: Setup, cpus: list[Cpu], lock: Word, ptep: int) -> None:
+    """Demand the lock rule of the entry at `ptep`, guarded by `lock`, for all vCPUs."""
+    shadows = {cpu.walked.prefix: cpu.walked.at(ptep) for cpu in cpus if cpu.hypervisor}
+    queues = [cpu for cpu in cpus if cpu.hypervisor]
+    slots = [deferred(cpu, slot) for cpu in queues for slot in range(DEFERRED_SLOTS)]
+    primary = cpus[0].memory.at(ptep)
+    for name, truth in lock_rule(lock, primary, list(shadows.values()), slots, ptep):
+        setup.always(name, truth)
 
 
 async def unlock_and_flush(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:

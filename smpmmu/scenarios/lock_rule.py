@@ -19,9 +19,19 @@ from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.machine.memory import VERSION_SHIFT
 from smpmmu.machine.walker import user_write
-from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE, demand_lock_rule
+from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenario import Expected, Setup, holds, scenario, violated
-from smpmmu.scenarios.common import ADDR, COMMENT, PAGE, Flush, Hook, address_space, rows, vcpus
+from smpmmu.scenarios.common import (
+    ADDR,
+    COMMENT,
+    PAGE,
+    Flush,
+    Hook,
+    address_space,
+    demand_lock_rule,
+    rows,
+    vcpus,
+)
 from smpmmu.scenarios.reliant_flusher import write_protect
 
 

@@ -20,10 +20,19 @@ from smpmmu.engine.expressions import value
 from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
-from smpmmu.machine.speculation import install_walker
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, violated
-from smpmmu.scenarios.common import ADDR, COMMENT, PAGE, Flush, Hook, address_space, rows, vcpus
+from smpmmu.scenarios.common import (
+    ADDR,
+    COMMENT,
+    PAGE,
+    Flush,
+    Hook,
+    address_space,
+    install_walker,
+    rows,
+    vcpus,
+)
 from smpmmu.scenarios.reliant_flusher import expect as as_reliant_flusher
 from smpmmu.scenarios.reliant_flusher import rely_on_protection, write_protect
 
