@@ -140,37 +140,29 @@ def theorem(rows: Sequence[Row]) -> str:
         return "Nothing is shown while a cell is undecided."
     cells = Cells(rows)
     promises = [column for column in COLUMNS if not column.rule]
+    kept = [c for c in promises if cells.holds(c, RECORDS, (Flush.UNDER_PTL,))]
     natively = [c for c in promises if cells.holds(c, [Hook.NATIVE, Hook.IMMEDIATE], LATE)]
-    everywhere = [c for c in natively if cells.fails(c, RECORDS, LATE)]
-    on_time = (Flush.UNDER_PTL,)
-    ordered = [c for c in everywhere if cells.holds(c, RECORDS, on_time)]
-    some = [
-        c
+    broken = [
+        c.name if cells.fails(c, RECORDS, LATE) else f"{c.name} ({', '.join(_records(cells, c))})"
         for c in natively
-        if c not in everywhere and not all(cells.holds(c, [r], LATE) for r in RECORDS)
+        if c in kept and not cells.holds(c, RECORDS, LATE)
     ]
-    harmless = [c for c in natively if cells.holds(c, RECORDS, LATE)]
-    disordered = [c for c in everywhere if c not in ordered]
-    anyway = [c for c in promises if cells.fails(c, [Hook.NATIVE], LATE)]
+    anyway = [c.name for c in promises if cells.fails(c, [Hook.NATIVE], LATE)]
+    harmless = [c.name for c in natively if cells.holds(c, RECORDS, LATE)]
     parts = [
-        _said("a deferred update that is flushed late breaks what native Linux keeps in", ordered),
-        _said("flushed under the same lock it keeps it there", ordered, name=False),
+        _said("a deferred update that is flushed late breaks what native Linux keeps in", broken),
+        "flushed under the same lock it breaks nothing"
+        + _said(" but in", [c.name for c in promises if c not in kept]),
+        _said("late is wrong with any hook, natively too, in", anyway),
+        _said("late and harmless are the controls", harmless),
+        *(_rule(cells, column) for column in COLUMNS if column.rule),
     ]
-    if some:
-        told = [f"{c.name} ({', '.join(_records(cells, c))})" for c in some]
-        parts.append("in " + _listed(told) + " only with some records")
-    parts.append(_said("a flush in the wrong order breaks it even under the lock in", disordered))
-    parts.append(_said("late is wrong with any hook, natively too, in", anyway))
-    parts.append(_said("late and harmless are the controls", harmless))
-    parts += [_rule(cells, column) for column in COLUMNS if column.rule]
     text = "; ".join(part for part in parts if part)
     return text[:1].upper() + text[1:] + "."
 
 
-def _said(words: str, columns: Sequence[Column], *, name: bool = True) -> str:
-    if not columns:
-        return ""
-    return f"{words} {_listed([c.name for c in columns])}" if name else words
+def _said(words: str, names: Sequence[str]) -> str:
+    return f"{words} {_listed(names)}" if names else ""
 
 
 def _listed(names: Sequence[str]) -> str:
