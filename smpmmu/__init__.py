@@ -41,11 +41,20 @@ from smpmmu.engine.steps import (
     local_irq_disable,
     local_irq_enable,
     store,
+    try_acquire,
     wait_until,
     xchg,
 )
 from smpmmu.engine.verdict import Budget, Exploration, Verdict
-from smpmmu.machine.spinlock import spin_lock, spin_unlock, spinlock
+from smpmmu.machine.spinlock import (
+    spin_lock,
+    spin_lock_irq,
+    spin_lock_irqsave,
+    spin_unlock,
+    spin_unlock_irq,
+    spin_unlock_irqrestore,
+    spinlock,
+)
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 
 if TYPE_CHECKING:
@@ -94,9 +103,14 @@ __all__ = [
     "routine",
     "scenario",
     "spin_lock",
+    "spin_lock_irq",
+    "spin_lock_irqsave",
     "spin_unlock",
+    "spin_unlock_irq",
+    "spin_unlock_irqrestore",
     "spinlock",
     "store",
+    "try_acquire",
     "value",
     "variant",
     "violated",

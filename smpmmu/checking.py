@@ -130,7 +130,9 @@ async def _confirm(
     except Stray as stray:
         msg = f"the counterexample for {example.name} cannot be run live: {stray}"
         raise InternalError(msg) from stray
-    if not confirms(run, example.name) or not await _lasts(system, example, dropped):
+    if not confirms(run, example.name) or not await lasts(
+        system, example.name, example.choices, dropped
+    ):
         msg = (
             f"exploring found {example.name} violated after {len(example.choices)} choices, but "
             f"the live run ended as {run.ending.value} {run.violated}"
@@ -142,30 +144,35 @@ async def _confirm(
 def confirms(run: Run, name: str) -> bool:
     """Whether the last state of a live run can be one that violates `name`.
 
-    That nothing obligatory, or no rest, can follow is not seen in a state; `_lasts` looks on.
+    That nothing obligatory, or no rest, can follow is not seen in a state; `lasts` looks on.
     """
     if name in (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE):
         return run.ending in (Ending.STUCK, Ending.CUT)
     return run.ending is Ending.VIOLATION and name in run.broken
 
 
-async def _lasts(system: System, example: Counterexample, dropped: frozenset[str]) -> bool:
-    """Let the state after a counterexample go on at random: does what it says stay so?"""
-    if example.name not in (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE):
+async def lasts(
+    system: System,
+    name: str,
+    choices: tuple[str, ...],
+    dropped: frozenset[str] = frozenset(),
+) -> bool:
+    """Let the state after a counterexample go on at random: does what `name` says stay so?"""
+    if name not in (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE):
         return True
     roles = {context.name: context.role for context in system.contexts}
     for seed in range(LINGERING_RUNS):
         run = await random_run(
             system,
             seed,
-            after=example.choices,
-            longest=len(example.choices) + LONGEST_LINGERING,
+            after=choices,
+            longest=len(choices) + LONGEST_LINGERING,
             dropped=dropped,
         )
-        later = run.choices[len(example.choices) :]
+        later = run.choices[len(choices) :]
         if run.ending is Ending.QUIESCENT:
             return False
-        if example.name == NO_DEADLOCK and any(roles[c] is not Role.DAEMON for c in later):
+        if name == NO_DEADLOCK and any(roles[c] is not Role.DAEMON for c in later):
             return False
     return True
 

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smpmmu.checking import confirms, live_again
+from smpmmu.checking import confirms, lasts, live_again
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ScheduleError, UsageError
 from smpmmu.engine.live import Stray, in_trio, random_run, replay
@@ -67,6 +67,12 @@ def replay_file(path: Path, *, fill: bool = False) -> Told:
         msg = (
             f"{path}: expected the run to violate {schedule.violated}, found {found} after "
             f"{len(run.actions)} choices\n{again}"
+        )
+        raise ScheduleError(msg)
+    if not in_trio(lasts, system, schedule.violated, schedule.choices):
+        msg = (
+            f"{path}: expected the run to violate {schedule.violated}, found that it can go on "
+            f"after {len(run.actions)} choices\n{_record_again(target)}"
         )
         raise ScheduleError(msg)
     conclusion = f"confirmed: {schedule.violated} is violated after {len(run.actions)} choices"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 INVALIDATE_TLB_VECTOR = 0xFD
 CALL_FUNCTION_VECTOR = 0xFB
+FIRST_DEVICE_VECTOR = 0x31
 
 FLUSH_IS_ONE = (
     "a load of CR3 and a toggle of CR4.PGE are one instruction of one CPU: its own walker fills "
@@ -135,6 +136,11 @@ async def flush_global(cpu: Cpu) -> None:
 async def send_ipi(number: int, vector: int) -> None:
     """Make `vector` pending at CPU `number`; a second one before it is taken is lost in it."""
     await fetch_or(irr(number, vector), 1)
+
+
+async def request_interrupt(cpu: Cpu, vector: int) -> None:
+    """Make `vector` pending once it is not: a device that wants attention again and again."""
+    await Step(f"request interrupt {vector:#x}", cpu.pending(vector), wait=Wait(1, 0), xor_mask=1)
 
 
 async def take_interrupt(cpu: Cpu, vector: int) -> None:
