@@ -48,7 +48,6 @@ from smpmmu.machine.cpu import CALL_FUNCTION_VECTOR, INVALIDATE_TLB_VECTOR, Cpu,
 from smpmmu.machine.entries import PAGE_TABLE, entry
 from smpmmu.machine.memory import VERSION_SHIFT, Memory, pgd_index
 from smpmmu.machine.rwlock import read_lock, read_unlock
-from smpmmu.machine.speculation import install_evictor
 from smpmmu.machine.spinlock import (
     spin_lock,
     spin_lock_irq,
@@ -66,6 +65,7 @@ from smpmmu.scenarios.common import (
     Flush,
     address_space,
     guest_memory,
+    install_evictor,
 )
 from smpmmu.scenarios.reliant_flusher import write_protect
 
