@@ -23,7 +23,7 @@ from smpmmu.engine.steps import load
 from smpmmu.hypervisor.shadow import Hypervisor
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_set_wrprotect
-from smpmmu.kernel.smp import flush_tlb_page
+from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_page
 from smpmmu.machine.entries import PAGE_PRESENT, PAGE_RW
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
@@ -67,12 +67,16 @@ async def write_protect(cpu: Cpu, vma: VmAreaStruct, flush: Flush, further: int 
     await unlock_and_flush(cpu, vma, flush)
 
 
-async def rely_on_protection(cpu: Cpu, vma: VmAreaStruct, *, flushes: bool = True) -> None:
+async def rely_on_protection(
+    cpu: Cpu, vma: VmAreaStruct, *, flushes: bool = True, whole_mm: bool = False
+) -> None:
     """Take a read-only page for final, once everybody has been shot down or at once."""
     mm = vma.vm_mm
     await spin_lock(mm.pte_lockptr(ADDR))
     if not await load(cpu.memory.at(mm.pte_offset(ADDR)), PAGE_RW):
-        if flushes:
+        if whole_mm:
+            await flush_tlb_mm(cpu, mm)
+        elif flushes:
             await flush_tlb_page(cpu, vma, ADDR)
         await promise(cpu.memory.page(PAGE))
     await spin_unlock(mm.pte_lockptr(ADDR))

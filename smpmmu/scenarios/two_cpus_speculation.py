@@ -21,7 +21,7 @@ from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
-from smpmmu.scenario import Expected, Setup, holds, scenario, violated
+from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
@@ -55,14 +55,22 @@ def control(hook: Hook, flush: Flush) -> Expected:
 @scenario(
     *rows(expect, walker=True),
     *rows(control, "_no_walker", walker=False),
-)
-def two_cpus_speculation(setup: Setup, *, hook: Hook, flush: Flush, walker: bool) -> None:
+    *(
+        variant(f"{hook.value}_after_unlock_whole_mm", expect(hook, Flush.AFTER_UNLOCK), hook=hook,
+                flush=Flush.AFTER_UNLOCK, walker=True, whole_mm=True)
+        for hook in (Hook.NATIVE, Hook.DEFERRED)
+    ),
+)  # fmt: skip
+def two_cpus_speculation(
+    setup: Setup, *, hook: Hook, flush: Flush, walker: bool, whole_mm: bool = False
+) -> None:
     """A write-protects a page; B shoots down and relies, and writes through what it speculated."""
     mm = address_space(flush, (0, 1))
     vma = VmAreaStruct(mm)
     cpu0, cpu1 = vcpus(setup, hook, mm, (0, 1))
     setup.cpu(0, call(write_protect, cpu0, vma, flush))
-    setup.cpu(1, call(rely_on_protection, cpu1, vma), call(user_write, cpu1, ADDR))
+    rely = call(rely_on_protection, cpu1, vma, whole_mm=whole_mm)
+    setup.cpu(1, rely, call(user_write, cpu1, ADDR))
     if walker:
         install_walker(setup, cpu1)
     page = value(cpu0.memory.page(PAGE))
