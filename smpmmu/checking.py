@@ -47,12 +47,14 @@ class Answered:
         stories: for each violation, the live run that showed it.
         live_runs: how many random live runs agreed, for a HOLDS.
         engine: `batch` or `live`, whichever explored.
+        again: the answer with more hardware, where that was asked for and this holds.
     """
 
     exploration: Exploration
     stories: tuple[Run, ...] = ()
     live_runs: int = 0
     engine: str = "batch"
+    again: Answered | None = None
 
 
 Watch = Callable[[Exploration], None]
@@ -67,7 +69,9 @@ async def check(
     engine: str = "batch",
     live_runs: int = LIVE_RUNS,
     dropped: frozenset[str] = frozenset(),
+    again: System | None = None,
     watch: Watch | None = None,
+    after: Kernel | None = None,
 ) -> Answered:
     """Explore `system` and confirm the answer live.
 
@@ -78,7 +82,9 @@ async def check(
         engine: `live` explores on the trio vCPUs themselves (small finite systems).
         live_runs: random live runs that must agree with a HOLDS.
         dropped: claims of indivisibility to do without.
+        again: the same with more hardware, which is explored as well if `system` holds.
         watch: is called now and then with what is covered so far.
+        after: a kernel whose automata of the same contexts are used.
 
     Raises:
         ModelError: the modelled code breaks a rule.
@@ -91,8 +97,13 @@ async def check(
         stories = [
             await _confirm(system, example, None, dropped) for example in exploration.violations
         ]
-        return Answered(exploration, tuple(stories), engine=engine)
-    question = Answer(system, budget, every=every, dropped=dropped)
+        second = None
+        if again is not None and exploration.verdict is Verdict.HOLDS:
+            second = await check(
+                again, budget, every=every, engine=engine, dropped=dropped, watch=watch
+            )
+        return Answered(exploration, tuple(stories), engine=engine, again=second)
+    question = Answer(system, budget, every=every, dropped=dropped, after=after)
     for _ in question.work():
         if watch is not None:
             watch(question.so_far())
@@ -102,10 +113,21 @@ async def check(
     if exploration.verdict is Verdict.VIOLATED:
         stories = [await _confirm(system, e, automata, dropped) for e in exploration.violations]
         return Answered(exploration, tuple(stories))
-    backed = 0
-    if exploration.verdict is Verdict.HOLDS:
-        backed = await _back(system, question.kernel, live_runs, dropped)
-    return Answered(exploration, (), backed)
+    if exploration.verdict is not Verdict.HOLDS:
+        return Answered(exploration)
+    backed = await _back(system, question.kernel, live_runs, dropped)
+    second = None
+    if again is not None:
+        second = await check(
+            again,
+            budget,
+            every=every,
+            live_runs=0,
+            dropped=dropped,
+            watch=watch,
+            after=question.kernel,
+        )
+    return Answered(exploration, (), backed, again=second)
 
 
 def explore(system: System, budget: Budget | None = None, *, every: bool = False,

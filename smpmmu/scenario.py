@@ -58,6 +58,11 @@ class Setup:
             Context(f"cpu{number}.{name}", f"cpu{number}", calls, Role.DAEMON, cyclic=True)
         )
 
+    @property
+    def has_evictors(self) -> bool:
+        """Whether there is hardware that is left out at first."""
+        return bool(self._evictors)
+
     def always(self, name: str, truth: Expr) -> None:
         """Demand that `truth` holds in every state; `name` is a positive sentence."""
         self._properties.append(always(name, truth))
@@ -137,11 +142,22 @@ class Scenario:
         """Build the system of a variant, with its evictors or without.
 
         Raises:
+            ModelError: as for `systems`.
+        """
+        without, evicted = self.systems(chosen)
+        return evicted or without if evictor else without
+
+    def systems(self, chosen: Variant) -> tuple[System, System | None]:
+        """Build the system of a variant, and the same with its evictors if it has any.
+
+        What both have in common are the same objects.
+
+        Raises:
             ModelError: the scenario's function raised, or its programs break a rule.
         """
         setup = Setup()
         self.build(setup, **dict(chosen.knobs))
-        return setup.system(evictor=evictor)
+        return setup.system(), setup.system(evictor=True) if setup.has_evictors else None
 
     def variant(self, name: str) -> Variant:
         """Return a variant by name.

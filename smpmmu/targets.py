@@ -51,13 +51,22 @@ class Target:
         Raises:
             ModelError: the scenario's function raised, or its programs break a rule.
         """
+        return self.systems()[0]
+
+    def systems(self) -> tuple[System, System | None]:
+        """Build the system, and the same with evictors if it leaves any out.
+
+        Raises:
+            ModelError: as for `system`.
+        """
         try:
-            return self.scenario.system(self.variant, evictor=self.evictor)
+            without, evicted = self.scenario.systems(self.variant)
         except SmpmmuError as error:
             msg = f"{self.name}: {error}"
             raise type(error)(msg) from error
         except (Exception, SystemExit) as error:
             raise _users_error(self.file or self.name, error) from error
+        return (evicted or without, None) if self.evictor else (without, evicted)
 
 
 def catalogue() -> list[Target]:

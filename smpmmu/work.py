@@ -23,8 +23,6 @@ from smpmmu.report.rows import Row, row
 from smpmmu.targets import Target, one
 
 if TYPE_CHECKING:
-    from smpmmu.checking import Answered
-    from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Budget, Exploration
 
 Watch = Callable[[str, "Exploration"], None]
@@ -47,41 +45,28 @@ async def do(job: Job, watch: Watch | None = None) -> Row:
     If it does not, or a budget ends that, the row is about the variant with its evictors.
     """
     target = one(job.target)
-    system = target.system()
-    answered = await _ask(job, target, system, watch)
-    if answered.exploration.verdict is not Verdict.HOLDS or target.evictor:
-        return _row(target, system, answered)
-    with_evictor = replace(target, evictor=True)
-    evicted = with_evictor.system()
-    if len(evicted.contexts) == len(system.contexts):
-        return _row(target, system, answered)
-    again = await _ask(replace(job, live_runs=0), with_evictor, evicted, watch)
-    if again.exploration.verdict is not Verdict.HOLDS:
-        return _row(with_evictor, evicted, again)
-    return _row(target, system, answered, again)
-
-
-async def _ask(job: Job, target: Target, system: System, watch: Watch | None) -> Answered:
-    """Explore the system of a target."""
+    system, evicted = target.systems()
 
     def look(so_far: Exploration) -> None:
         if watch is not None:
-            watch(target.name, so_far)
+            watch(job.target, so_far)
 
-    return await check(
+    answered = await check(
         system,
         job.budget,
         every=job.every,
         engine=job.engine,
         live_runs=job.live_runs,
+        again=evicted,
         watch=look,
     )
-
-
-def _row(target: Target, system: System, answered: Answered, again: Answered | None = None) -> Row:
+    again = answered.again
+    if again is not None and again.exploration.verdict is not Verdict.HOLDS:
+        assert evicted is not None
+        target, system, answered = replace(target, evictor=True), evicted, again
     columns = tuple((c.name, c.cpu) for c in system.contexts)
     scenario, variant = target.scenario, target.variant
-    return row(target.name, scenario.name, variant.name, variant.expected, answered, columns, again)
+    return row(target.name, scenario.name, variant.name, variant.expected, answered, columns)
 
 
 def spread(jobs: list[Job], processes: int) -> Iterator[Row]:

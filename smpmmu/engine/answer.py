@@ -34,12 +34,16 @@ class Answer:
         every: bool = False,
         packed: bool = True,
         dropped: frozenset[str] = frozenset(),
+        after: Kernel | None = None,
     ) -> None:
-        """Ask whether `system` holds; with `every` for all its violated properties."""
+        """Ask whether `system` holds; with `every` for all its violated properties.
+
+        What a kernel `after` which this question comes has compiled of the same contexts is used.
+        """
         self.system = system
         self.budget = budget or Budget()
         self.every = every
-        self.kernel = Kernel(system, packed=packed, dropped=dropped)
+        self.kernel = Kernel(system, packed=packed, dropped=dropped, after=after)
         self._started = time.monotonic()
         self.search = Search(self.kernel, self.budget, every=every, started=self._started)
         self.result: Exploration | None = None

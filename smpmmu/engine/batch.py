@@ -67,12 +67,25 @@ class Kernel:
     """All automata of a system, its layout and its fingerprint keys."""
 
     def __init__(
-        self, system: System, *, packed: bool = True, dropped: frozenset[str] = frozenset()
+        self,
+        system: System,
+        *,
+        packed: bool = True,
+        dropped: frozenset[str] = frozenset(),
+        after: Kernel | None = None,
     ) -> None:
-        """Compile the start of every program of `system`."""
+        """Compile the start of every program of `system`.
+
+        The automata of contexts that are the very same objects in a kernel `after` which this
+        one comes are taken over from it.
+        """
         self.system = system
         self.layout = Layout(packed=packed)
-        self.automata = [Automaton(c, dropped) for c in system.contexts]
+        taken_over: list[Automaton] = after.automata if after is not None else []
+        known = {id(a.context): a for a in taken_over if a.dropped == dropped}
+        self.automata: list[Automaton] = [
+            known.get(id(c)) or Automaton(c, dropped) for c in system.contexts
+        ]
         self._words: dict[str, Word] = {}
         self._written: dict[str, Word] = {}
         self._tables: dict[tuple[int, str], Mask] = {}
@@ -92,7 +105,8 @@ class Kernel:
 
     def _start_words(self) -> None:
         for automaton in self.automata:
-            self._meet(automaton.positions[0].step)
+            for position in automaton.positions:
+                self._meet(position.step)
         for word in self.system.words:
             self._know(word)
         for prop in self.system.properties:

@@ -151,14 +151,11 @@ class Row:
 
 def row(
     name: str, scenario: str, variant: str, expected: Expected | None, answered: Answered,
-    columns: tuple[tuple[str, str], ...], again: Answered | None = None
+    columns: tuple[tuple[str, str], ...]
 ) -> Row:  # fmt: skip
-    """Return the row of a variant; `columns` are (context, vCPU).
-
-    `again` is what holds with evictors too.
-    """
+    """Return the row of a variant; `columns` are (context, vCPU)."""
     found = answered.exploration
-    second = again.exploration if again else None
+    second = answered.again.exploration if answered.again else None
     broken = []
     stories = answered.stories or (None,) * len(found.violations)
     for example, run in zip(found.violations, stories, strict=True):
