@@ -6,7 +6,7 @@ import pytest
 
 from smpmmu.engine.expressions import all_of, finished, implies, value
 from smpmmu.engine.local import call
-from smpmmu.engine.steps import load, store
+from smpmmu.engine.steps import Word, load, store, xchg
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
@@ -43,6 +43,7 @@ from tests.machines import (
 )
 
 SECOND_PGD, SECOND_TABLE = 0x11, 0x12
+GONE = Word("what was there", 32)
 
 
 async def change_and_flush(cpu: Cpu, pte: int, how: str) -> None:
@@ -176,7 +177,8 @@ def test_it_marks_accessed_never_dirty_and_caches_only_what_is_present(
 
 
 async def exchange(cpu: Cpu, pte: int) -> None:
-    await store(cpu.memory.table(TABLE, 1), pte)
+    """Write the entry of ADDR, and keep what it was."""
+    await store(GONE, await xchg(cpu.memory.table(TABLE, 1), pte))
 
 
 def test_it_gives_up_where_the_entry_changed_before_it_was_marked() -> None:
@@ -188,6 +190,9 @@ def test_it_gives_up_where_the_entry_changed_before_it_was_marked() -> None:
     install_walker(setup, cpu)
     leaf, tlb = value(mem.table(TABLE, 1)), value(cpu.tlb(ADDR))
     setup.always("the_old_entry_stays_gone", implies(finished("cpu1"), leaf == 0))
+    cached = finished("cpu1") & (tlb & PAGE_PRESENT != 0)
+    marked = value(GONE) & PAGE_ACCESSED != 0
+    setup.always("what_was_cached_had_been_marked", implies(cached, marked))
     setup.sometimes("it had been cached", finished("cpu1") & (tlb & PAGE_PRESENT != 0))
     setup.sometimes("it had not", finished("cpu1") & (tlb & PAGE_PRESENT == 0))
     assert holds(setup)
