@@ -112,6 +112,7 @@ def test_masks_state_and_cr3_after_a_switch() -> None:
     assert values["cpu0.tlbstate"] == TLBSTATE_OK << STATE_SHIFT | SECOND.number
     told = ["clear 1 in mm1.cpu_vm_mask", "set 1 in mm2.cpu_vm_mask", "store cpu0.cr3 = 0x11"]
     assert [label for label in labels(run) if label in told] == told
+    assert (labels(run)[0], labels(run)[-1]) == ("cli", "sti")  # no interrupt lands inside
 
 
 async def protect(cpu: Cpu, mm: MmStruct) -> None:
