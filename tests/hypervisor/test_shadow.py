@@ -15,6 +15,8 @@ from smpmmu.engine.local import call
 from smpmmu.engine.steps import Word, load, store, xchg
 from smpmmu.hypervisor.shadow import Hypervisor, Record, gpte_to_spte
 from smpmmu.hypervisor.vmi import DEFERRED_SLOTS, deferred, drain, vmi, vmi_page_fault
+from smpmmu.kernel.context import context_switch
+from smpmmu.kernel.mm import INIT_MM
 from smpmmu.kernel.paravirt import Linux
 from smpmmu.kernel.pgtable import (
     ptep_clear_flush_dirty,
@@ -34,6 +36,7 @@ from smpmmu.machine.entries import (
     entry,
 )
 from smpmmu.machine.memory import VERSION_SHIFT, Memory
+from smpmmu.machine.speculation import install_walker
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import Access, user_read, user_write
 from smpmmu.properties.lock_rule import demand_lock_rule, no_more_permissive
@@ -125,16 +128,29 @@ def permitted(gpte: int, spte: int) -> bool:
     return bool(truth.evaluate(Values({"gpte": gpte, "spte": spte})))
 
 
+def test_a_shadow_of_another_frame_is_more_permissive() -> None:
+    assert permitted(entry(PAGE, TOUCHED), entry(PAGE, TOUCHED))
+    assert not permitted(entry(PAGE, TOUCHED), entry(OTHER_PAGE, TOUCHED))
+
+
 @given(gpte=st.integers(0, 0xFFFFFFFF))
 @hypothetically(300)
 def test_a_shadow_that_is_derived_permits_no_more(gpte: int) -> None:
     assert permitted(gpte, gpte_to_spte(gpte))
 
 
-@given(gpte=st.integers(0, 0xFFFFFFFF), spte=st.integers(0, 0xFFFFFFFF))
+@given(
+    frame=st.integers(0, 0xFFFFF),
+    other=st.integers(0, 0xFFFFF),
+    gflags=st.integers(0, 0xFFF),
+    sflags=st.integers(0, 0xFFF),
+    agree=st.booleans(),
+)
 @hypothetically(500)
-def test_the_lock_rule_says_what_a_walk_of_either_table_allows(gpte: int, spte: int) -> None:
-    spte = spte & 0xFFF | gpte & ~0xFFF if spte & 1 else spte  # or frames would never agree
+def test_the_lock_rule_says_what_a_walk_of_either_table_allows(
+    frame: int, other: int, gflags: int, sflags: int, *, agree: bool
+) -> None:
+    gpte, spte = entry(frame, gflags), entry(frame if agree else other, sflags)
 
     def can(pte: int, *needed: int) -> bool:
         return all(pte & bit for bit in (PAGE_PRESENT, *needed))
@@ -191,10 +207,12 @@ async def look(cpu: Cpu) -> None:
     await load(deferred(cpu, 0))
 
 
-def test_no_fault_is_seen_by_linux_while_another_cpu_changes_the_entry() -> None:
+@pytest.mark.parametrize("fault_is_atomic", [True, False])
+def test_two_hidden_faults_lose_no_mark_of_each_other(*, fault_is_atomic: bool) -> None:
     """A hidden fault that loses its compare-and-exchange begins anew, on what is there then."""
     setup = Setup()
-    cpu0, cpu1 = (shadowed(n, UNTOUCHED, MM_OF_TWO) for n in range(2))
+    knobs = {"fault_is_atomic": fault_is_atomic}
+    cpu0, cpu1 = (shadowed(n, UNTOUCHED, MM_OF_TWO, **knobs) for n in range(2))
     setup.cpu(0, call(access, cpu0, write=True))
     setup.cpu(1, call(access, cpu1, write=False))
     leaf, spte = value(cpu0.memory.at(PTEP)), value(cpu0.walked.at(PTEP))
@@ -381,6 +399,31 @@ async def protect_and_maybe_flush(cpu: Cpu, *, flushes: bool) -> None:
 
 
 VMA_OF_TWO = replace(VMA, vm_mm=MM_OF_TWO)
+
+
+def test_a_load_of_cr3_fetches_a_private_shadow_before_anything_can_be_speculated() -> None:
+    """Another CPU write-protects the page while this one has left the address space."""
+    setup = Setup()
+    mms = (MM_OF_TWO, FOREIGN, INIT_MM)
+    knobs = {"pv": vmi, "hypervisor": Hypervisor(private=True), "mms": mms}
+    cpu0, cpu1 = (vcpu(n, memory(TOUCHED), MM_OF_TWO, **knobs) for n in range(2))
+    setup.cpu(0, call(protect_and_maybe_flush, cpu0, flushes=True))
+    setup.cpu(1, call(go_and_come, cpu1))
+    for cpu in (cpu0, cpu1):
+        install_interrupts(setup, cpu)
+    install_walker(setup, cpu1)
+    writable = value(cpu1.tlb(ADDR)) & PAGE_RW != 0
+    both = finished("cpu1") & (value(DONE) == 1)
+    setup.always("nothing_stale_is_cached", implies(both, ~writable))
+    setup.sometimes("it was cached", writable)
+    setup.sometimes("left out of the flush", value(MM_OF_TWO.cpu_vm_mask) & 0b10 == 0)
+    assert holds(setup)
+
+
+async def go_and_come(cpu: Cpu) -> None:
+    """Load another address space, and come back."""
+    await context_switch(cpu, MM_OF_TWO, FOREIGN)
+    await context_switch(cpu, FOREIGN, MM_OF_TWO)
 
 
 def test_shadows_are_one_or_one_for_each() -> None:
