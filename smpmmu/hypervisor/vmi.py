@@ -67,9 +67,9 @@ async def put(cpu: Cpu, slot: int, ptep: int) -> None:
 
 
 @routine
-async def refetch(cpu: Cpu, addr: int) -> None:
-    """Bring this vCPU's own shadow of the page of `addr` up to date, if it has one of its own."""
-    gpde = await load(cpu.memory.table(await read_cr3(cpu), pgd_index(addr)))
+async def refetch(cpu: Cpu, root: int, addr: int) -> None:
+    """Bring this vCPU's own shadow of the page of `addr` under `root` up to date."""
+    gpde = await load(cpu.memory.table(root, pgd_index(addr)))
     if gpde & PAGE_PRESENT:
         await sync_entry(cpu, cpu.memory.table(pfn_of(gpde), pte_index(addr)))
 
@@ -124,7 +124,7 @@ async def vmi_flush_tlb_single(cpu: Cpu, addr: int) -> None:
     if drains(cpu):
         await drain(cpu)
     if cpu.hypervisor.private:
-        await refetch(cpu, addr)
+        await refetch(cpu, await read_cr3(cpu), addr)
     await invlpg(cpu, addr)
 
 
@@ -133,10 +133,11 @@ async def vmi_write_cr3(cpu: Cpu, root: int) -> None:
     """Drain the queue, then change the page directory: VMI_SetCR3."""
     if drains(cpu) and cpu.hypervisor.cr3_drains:
         await drain(cpu)
-    await load_cr3(cpu, root)
+    # Before the load: once CR3 leads there, this CPU may speculate from what is stale.
     if cpu.hypervisor.private:
         for addr in cpu.pages:
-            await refetch(cpu, addr)
+            await refetch(cpu, root, addr)
+    await load_cr3(cpu, root)
 
 
 async def vmi_flush_tlb_user(cpu: Cpu) -> None:
@@ -155,8 +156,9 @@ async def flush_tlb(cpu: Cpu, *, everything: bool) -> None:
     if drains(cpu):
         await drain(cpu)
     if cpu.hypervisor.private:
+        root = await read_cr3(cpu)
         for addr in cpu.pages:
-            await refetch(cpu, addr)
+            await refetch(cpu, root, addr)
     if everything:
         await flush_global(cpu)
     else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import TAKEN, Step, When
-from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER
+from smpmmu.machine.memory import OWNER_SHIFT, PAGE_FROZEN, PAGE_OWNER
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @routine
 async def free_page(cpu: Cpu, pfn: int) -> None:
-    """Give a frame back; from now on nobody may use it.
+    """Give a frame back; from now on nobody may use it, and what was promised of it is void.
 
     C: __free_page
     """
     page = cpu.memory.page(pfn)
-    await Step(f"free {page.name}", page, and_mask=page.mask & ~PAGE_OWNER)
+    await Step(f"free {page.name}", page, and_mask=page.mask & ~(PAGE_OWNER | PAGE_FROZEN))
 
 
 @routine
