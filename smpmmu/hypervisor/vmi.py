@@ -18,7 +18,7 @@ from smpmmu.hypervisor.shadow import (
     sync_entry,
     sync_entry_torn,
 )
-from smpmmu.kernel.paravirt import ParavirtOps
+from smpmmu.kernel.paravirt import AddressSpace, ParavirtOps
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
 from smpmmu.machine.entries import ENTRY, PAGE_PRESENT, pfn_of
 from smpmmu.machine.memory import pgd_index, pte_index
@@ -58,6 +58,15 @@ async def drain(cpu: Cpu) -> None:
             await sync_entry(cpu, word)
 
 
+async def catch_up(cpu: Cpu) -> None:
+    """Before an update that is not queued, drain values that are: no call overtakes another.
+
+    Records of addresses need no such care: whenever they are applied, the entry is read anew.
+    """
+    if cpu.hypervisor.record is Record.VALUE:
+        await drain(cpu)
+
+
 @routine
 async def put(cpu: Cpu, slot: int, ptep: int) -> None:
     """Write a record."""
@@ -80,6 +89,7 @@ async def vmi_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
 
     C: vmi_set_pte
     """
+    await catch_up(cpu)
     await store(cpu.memory.at(ptep), pteval)
     await set_spte(cpu, cpu.memory.at(ptep), pteval)
 
@@ -98,16 +108,19 @@ async def vmi_update_pte(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
 
     C: vmi_update_pte
     """
+    await catch_up(cpu)
     await sync_entry(cpu, cpu.memory.at(ptep))
 
 
 @instruction
-async def vmi_update_pte_defer(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
-    """Queue the entry until this vCPU flushes; at once if `mm` is not the current one.
+async def vmi_update_pte_defer(cpu: Cpu, mm: AddressSpace, addr: int, ptep: int) -> None:
+    """Queue the entry until this vCPU flushes; at once if `mm` is neither the current nor init_mm.
 
     C: vmi_update_pte_defer, with is_current_as
     """
-    if mm != cpu.mm and cpu.hypervisor.current_only:
+    current = mm.is_init or mm.number == cpu.mm.number
+    if not current and cpu.hypervisor.current_only:
+        await catch_up(cpu)
         await sync_entry(cpu, cpu.memory.at(ptep))
         return
     for slot in range(DEFERRED_SLOTS):

@@ -6,8 +6,10 @@ and kernel/sched.c, Linux 2.6.21.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import bug_on, irqs_enabled, routine
 from smpmmu.engine.steps import (
     Format,
@@ -34,7 +36,8 @@ STATE_SHIFT = 3
 def cpu_tlbstate(cpu: Cpu) -> Word:
     """Return the word of this CPU's cpu_tlbstate; only it and its interrupts touch it."""
     states = ((TLBSTATE_OK << STATE_SHIFT, "OK"), (TLBSTATE_LAZY << STATE_SHIFT, "LAZY"))
-    initial = TLBSTATE_OK << STATE_SHIFT | cpu.mm.number
+    state = TLBSTATE_LAZY if cpu.lazy else TLBSTATE_OK
+    initial = state << STATE_SHIFT | loaded_at_first(cpu).number
     return Word(
         f"{cpu.name}.tlbstate",
         5,
@@ -42,6 +45,20 @@ def cpu_tlbstate(cpu: Cpu) -> Word:
         owner=cpu.name,
         format=Format((*states, (1, "mm1"), (2, "mm2"), (4, "mm4"))),
     )
+
+
+def loaded_at_first(cpu: Cpu) -> MmStruct:
+    """Return the address space that a CPU which changes it begins with.
+
+    Raises:
+        ModelError: its first CR3 is of none that it knows.
+    """
+    for mm in cpu.mms:
+        if mm.pgd == cpu.root:
+            found: MmStruct = mm
+            return found
+    msg = f"{cpu.name} begins with CR3 {cpu.root:#x}, which is of none of its address spaces"
+    raise ModelError(msg)
 
 
 async def tlbstate(cpu: Cpu) -> tuple[int, int]:
@@ -89,6 +106,8 @@ async def switch_mm(cpu: Cpu, prev: MmStruct, next: MmStruct) -> None:  # noqa: 
         await fetch_or(next.cpu_vm_mask, me)
         await cpu.pv.write_cr3(cpu, next.pgd)
         return
+    _, active_mm = await tlbstate(cpu)
+    bug_on(active_mm != next.number, "switch_mm_knows_what_is_loaded")
     await set_tlbstate(cpu, TLBSTATE_OK, next)
     if not await fetch_or(next.cpu_vm_mask, me, me):
         # leave_mm came in between: what was flushed since then was not flushed here.
@@ -103,15 +122,20 @@ async def leave_mm(cpu: Cpu) -> None:
     """
     state, active_mm = await tlbstate(cpu)
     bug_on(state == TLBSTATE_OK, "leave_mm_only_when_lazy")
-    for mm in cpu.mms:
-        if mm.number == active_mm:
-            await fetch_and(mm.cpu_vm_mask, mm.cpu_vm_mask.mask & ~(1 << cpu.number))
+    known = {each.number: each for each in cpu.mms}
+    if active_mm not in known:
+        msg = f"{cpu.name} leaves mm{active_mm}, which is none of its address spaces"
+        raise ModelError(msg)
+    mm = known[active_mm]
+    await fetch_and(mm.cpu_vm_mask, mm.cpu_vm_mask.mask & ~(1 << cpu.number))
     await cpu.pv.write_cr3(cpu, INIT_MM.pgd)
 
 
 @routine
-async def context_switch(cpu: Cpu, prev: MmStruct, next: MmStruct | None) -> None:  # noqa: A002
+async def context_switch(cpu: Cpu, prev: MmStruct, next: MmStruct | None) -> Cpu:  # noqa: A002
     """Switch this CPU from a thread of `prev` to one of `next`, or to a kernel thread (None).
+
+    Returns the CPU as the next thread sees it; what `cpu` was must not be used any more.
 
     C: context_switch, with interrupts off as schedule() has them under its runqueue's lock
     Model: runqueues are left out; who runs where is the scenario's choice.
@@ -123,3 +147,4 @@ async def context_switch(cpu: Cpu, prev: MmStruct, next: MmStruct | None) -> Non
     else:
         await switch_mm(cpu, prev, next)
     await local_irq_enable()
+    return replace(cpu, mm=next or prev, kernel_thread=next is None)

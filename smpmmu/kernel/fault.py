@@ -12,7 +12,7 @@ from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import load
 from smpmmu.kernel.pgtable import ptep_set_access_flags
 from smpmmu.kernel.smp import flush_tlb_page
-from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_DIRTY, PAGE_PRESENT, PAGE_RW
+from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_DIRTY, PAGE_PRESENT, PAGE_PROTNONE, PAGE_RW
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def handle_pte_fault(cpu: Cpu, vma: VmAreaStruct, address: int, *, write: 
     mm = vma.vm_mm
     ptep = mm.pte_offset(address)
     old_entry = entry = await load(cpu.memory.at(ptep))
-    if not entry & PAGE_PRESENT:
+    if not entry & (PAGE_PRESENT | PAGE_PROTNONE):
         return Fault.SIGBUS
     ptl = mm.pte_lockptr(address)
     await spin_lock(ptl)

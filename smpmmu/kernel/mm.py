@@ -13,6 +13,7 @@ from smpmmu.machine.memory import ENTRY_SIZE, pgd_index, pte_index
 from smpmmu.machine.spinlock import spinlock
 
 NR_CPUS = 8
+INIT_MM_NUMBER = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class MmStruct:
     tables: tuple[tuple[int, int], ...] = ()
     cpus: tuple[int, ...] = ()
     split: bool = False
+
+    @property
+    def is_init(self) -> bool:
+        """Whether it is init_mm, whose entries no page-table lock guards."""
+        return self.number == INIT_MM_NUMBER
 
     @property
     def page_table_lock(self) -> Word:
@@ -62,7 +68,7 @@ class MmStruct:
         return (self.page_table(addr) << PAGE_SHIFT) + pte_index(addr) * ENTRY_SIZE
 
 
-INIT_MM = MmStruct(number=7, pgd=0x7F)
+INIT_MM = MmStruct(number=INIT_MM_NUMBER, pgd=0x7F)
 """The kernel's own address space; nothing is mapped for user code in swapper_pg_dir."""
 
 

@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from smpmmu.engine.steps import store
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
 
 Hook = Callable[..., Awaitable[None]]
+
+
+class AddressSpace(Protocol):
+    """What a hypervisor may know of struct mm_struct."""
+
+    @property
+    def number(self) -> int:
+        """Which it is."""
+
+    @property
+    def is_init(self) -> bool:
+        """Whether it is init_mm."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ async def _flush(cpu: Cpu, mm: MmStruct, va: int) -> None:
 
 async def _flush_here(cpu: Cpu, mm: MmStruct, va: int) -> None:
     """Flush this CPU if `mm` is what it has loaded; a thread that borrowed it leaves it."""
-    if cpu.mm != mm:
+    if cpu.mm.number != mm.number:
         return
     if cpu.kernel_thread:
         await leave_mm(cpu)

@@ -34,13 +34,16 @@ class Cpu:
         number: as in smp_processor_id().
         memory: physical memory as Linux sees it.
         walked: the tables that this CPU's walker reads: `memory`, or the hypervisor's shadow.
-        root: frame of the page directory that CR3 holds at first.
+        root: frame of the page directory that CR3 holds at first, which is that of one of `mms`
+            if it ever changes.
         pv: the hook table (`kernel/paravirt.py`).
-        mm: the thread's current->active_mm.
+        mm: the thread's current->active_mm; another thread on the CPU has another record.
         pages: the virtual addresses whose translations it can come to cache.
         mms: the address spaces that it changes between; if there are none, CR3 and its
             cpu_tlbstate stay as they are and are not read.
         kernel_thread: current->mm is NULL: the thread borrows `mm`.
+        lazy: it begins with a borrowed address space, as after enter_lazy_tlb.
+        fault_drops: a page fault drops what is cached for its page.
         in_interrupt: this is what an interrupt handler sees.
         hypervisor: the hypervisor's knobs (`hypervisor/vmi.py`), or None.
         linux: the kernel's knobs (`kernel/paravirt.py`).
@@ -55,9 +58,17 @@ class Cpu:
     pages: tuple[int, ...]
     mms: tuple[Any, ...] = ()
     kernel_thread: bool = False
+    lazy: bool = False
+    fault_drops: bool = True
     in_interrupt: bool = False
     hypervisor: Any = None
     linux: Any = None
+
+    def __post_init__(self) -> None:
+        pages = [addr >> PAGE_SHIFT for addr in self.pages]
+        if len(set(pages)) < len(pages):
+            msg = f"{self.name}: two of its addresses {self.pages} lie in one page"
+            raise ModelError(msg)
 
     @property
     def name(self) -> str:

@@ -11,14 +11,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from smpmmu.engine.routines import indivisible, routine
 from smpmmu.engine.steps import TAKEN, Step, Wait, When, cmpxchg, load
 from smpmmu.machine.cpu import read_cr3
 from smpmmu.machine.entries import FLAGS, PAGE_ACCESSED, PAGE_PRESENT, TLB_ENTRY, WALKING, pfn_of
 from smpmmu.machine.memory import pgd_index, pte_index
-from smpmmu.machine.walker import CACHED
+from smpmmu.machine.walker import CACHED, combined
 
 if TYPE_CHECKING:
+    from smpmmu.engine.steps import Word
     from smpmmu.machine.cpu import Cpu
+
+
+WALK_STOPS_AT_ONCE = (
+    "a flush that has ended leaves no walk of its CPU in flight: the walk makes no access after it "
+    "(general x86 knowledge; unverified)"
+)
 
 
 async def speculate(cpu: Cpu, addr: int) -> None:
@@ -30,21 +38,40 @@ async def speculate(cpu: Cpu, addr: int) -> None:
     begins = Wait(PAGE_PRESENT, 0)
     await Step("begin to walk", word, wait=begins, and_mask=~WALKING, xor_mask=WALKING)
     directory = cpu.walked.table(await read_cr3(cpu), pgd_index(addr))
-    pde = await load(directory)
+    pde = await visit(cpu, addr, directory)
     if not pde & PAGE_PRESENT:
         return
-    if not pde & PAGE_ACCESSED and not await cmpxchg(directory, pde, pde | PAGE_ACCESSED) & TAKEN:
-        return
     leaf = cpu.walked.table(pfn_of(pde), pte_index(addr))
-    pte = await load(leaf)
+    pte = await visit(cpu, addr, leaf)
     if not pte & PAGE_PRESENT:
         return
-    wanted = pte | PAGE_ACCESSED
-    if wanted != pte and not await cmpxchg(leaf, pte, wanted) & TAKEN:
-        return
-    kept = wanted & (CACHED | ~FLAGS)
+    kept = combined(pde, pte) & (CACHED | ~FLAGS)
     label = f"fill {word.name} = {TLB_ENTRY.show(kept)} unless flushed"
     await Step(label, word, when=When(WALKING, WALKING), and_mask=0, xor_mask=kept)
+
+
+@routine
+async def visit(cpu: Cpu, addr: int, word: Word) -> int:
+    """Read an entry on a walk in flight, setting A; 0 if there is none, or the walk was aborted."""
+    found = await read_in_flight(cpu, addr, word)
+    if not found & PAGE_PRESENT or found & PAGE_ACCESSED:
+        return found
+    return await mark_in_flight(cpu, addr, word, found)
+
+
+@indivisible(WALK_STOPS_AT_ONCE)
+async def read_in_flight(cpu: Cpu, addr: int, word: Word) -> int:
+    """Read an entry unless the walk was aborted; 0 then."""
+    return await load(word) if await load(cpu.tlb(addr), WALKING) else 0
+
+
+@indivisible(WALK_STOPS_AT_ONCE)
+async def mark_in_flight(cpu: Cpu, addr: int, word: Word, found: int) -> int:
+    """Set A in an entry and return it; 0 if it has changed, or the walk was aborted."""
+    if not await load(cpu.tlb(addr), WALKING):
+        return 0
+    wanted = found | PAGE_ACCESSED
+    return wanted if await cmpxchg(word, found, wanted) & TAKEN else 0
 
 
 async def evict(cpu: Cpu, addr: int) -> None:

@@ -11,17 +11,21 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
+from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry, routine
-from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load, store
+from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load
 from smpmmu.machine.cpu import read_cr3
 from smpmmu.machine.entries import (
     FLAGS,
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_PRESENT,
+    PAGE_PSE,
+    PAGE_RW,
     PAGE_UNUSED1,
     PAGE_UNUSED2,
     PAGE_UNUSED3,
+    PAGE_USER,
     TLB_ENTRY,
     WALKING,
     allows,
@@ -90,25 +94,27 @@ async def store_instruction(cpu: Cpu, addr: int) -> Access | Again:
 async def translate(cpu: Cpu, addr: int, *, write: bool) -> int | None:
     """Return the frame of `addr` from the TLB or by a walk that fills it; None for a fault.
 
-    An entry that is cached without the right faults as it is, and is dropped with that; one that
-    is cached writable and clean is walked again for a write, to set D.
+    An entry that is cached without the right faults as it is; one that is cached writable and
+    clean is walked again for a write, to set D. A fault drops what is cached, if it does so on
+    this CPU.
     """
     cached = await load(cpu.tlb(addr), ~WALKING)
-    if cached & PAGE_PRESENT:
-        if not allows(cached, write=write):
-            await drop(cpu, addr)
-            return None
-        if cached & PAGE_DIRTY or not write:
-            return pfn_of(cached)
-    found = await retry(walk, cpu, addr, write=write)
+    allowed = allows(cached, write=write)
+    if allowed and (cached & PAGE_DIRTY or not write):
+        return pfn_of(cached)
+    found = 0
+    if allowed or not cached & PAGE_PRESENT:
+        found = await retry(walk, cpu, addr, write=write)
     if not found:
+        if cached & PAGE_PRESENT and cpu.fault_drops:
+            await drop(cpu, addr)
         return None
     await fill_tlb(cpu, addr, found)
     return pfn_of(found)
 
 
 async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
-    """Read the levels and set A (and D for a write); the leaf entry, 0 for a fault.
+    """Read the levels and set A (and D for a write); the leaf with its rights, 0 for a fault.
 
     AGAIN if an entry changed between being read and being marked: the walk begins anew, within
     the instruction.
@@ -117,6 +123,9 @@ async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
     pde = await load(directory)
     if not allows(pde, write=write):
         return 0
+    if pde & PAGE_PSE:
+        msg = f"{directory.name} maps a large page, which is not modelled"
+        raise ModelError(msg)
     if not pde & PAGE_ACCESSED:
         set_accessed = await cmpxchg(directory, pde, pde | PAGE_ACCESSED)
         if not set_accessed & TAKEN:
@@ -131,7 +140,12 @@ async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
         updated = await cmpxchg(leaf, pte, wanted)
         if not updated & TAKEN:
             return AGAIN
-    return wanted
+    return combined(pde, wanted)
+
+
+def combined(pde: int, pte: int) -> int:
+    """Return a leaf with the rights that both levels give, which is what a TLB keeps."""
+    return pte & (pde | ~(PAGE_RW | PAGE_USER))
 
 
 async def fill_tlb(cpu: Cpu, addr: int, leaf: int) -> None:
@@ -142,8 +156,9 @@ async def fill_tlb(cpu: Cpu, addr: int, leaf: int) -> None:
 
 
 async def drop(cpu: Cpu, addr: int) -> None:
-    """Drop what is cached for a page, as a fault on it does."""
-    await store(cpu.tlb(addr), 0)
+    """Drop what is cached for a page, as a fault on it does; a walk in flight goes on."""
+    word = cpu.tlb(addr)
+    await Step(f"drop {word.name} with the fault", word, and_mask=WALKING)
 
 
 async def read_page(cpu: Cpu, pfn: int) -> None:

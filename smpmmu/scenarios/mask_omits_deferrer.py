@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.expressions import value
+from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import Word, store, wait_until
 from smpmmu.hypervisor.shadow import Hypervisor
@@ -37,6 +37,7 @@ from smpmmu.scenarios.common import (
     Hook,
     address_space,
     flush_late,
+    install_walker,
     promise,
     rows,
     vcpus,
@@ -104,6 +105,19 @@ def keeps(hook: Hook, flush: Flush) -> Expected:
     *rows(keeps, "_cr3_keeps", hypervisor=KEEPS),
     variant(
         "deferred_idle_after_unlock",
+        violated(
+            NO_WRITE_AFTER_PROMISE,
+            "as two_cpus_speculation: cpu1's walker fills between its own flush and cpu0's "
+            "leave_mm, which drains",
+        ),
+        hook=Hook.DEFERRED,
+        flush=Flush.AFTER_UNLOCK,
+        hypervisor=Hypervisor(),
+        idle=True,
+        walker=True,
+    ),
+    variant(
+        "deferred_idle_after_unlock_no_walker",
         holds("the idle thread keeps the mm: the shootdown reaches cpu0, whose leave_mm drains"),
         hook=Hook.DEFERRED,
         flush=Flush.AFTER_UNLOCK,
@@ -125,6 +139,7 @@ def keeps(hook: Hook, flush: Flush) -> Expected:
         flush=Flush.AFTER_UNLOCK,
         hypervisor=KEEPS,
         idle=True,
+        walker=True,
     ),
     variant(
         "deferred_sibling_relies",
@@ -151,6 +166,7 @@ def mask_omits_deferrer(
     hypervisor: Hypervisor,
     idle: bool = False,
     sibling_relies: bool = False,
+    walker: bool = False,
 ) -> None:
     """A thread write-protects on one CPU and flushes on another; the first is in no mask."""
     mm = address_space(flush, (0, 1))
@@ -165,9 +181,14 @@ def mask_omits_deferrer(
         setup.cpu(1, call(rely_on_protection, cpu1, vma), write, finish)
     else:
         setup.cpu(1, write, *sibling, finish, write)
+    if walker:
+        install_walker(setup, cpu1)
     page = value(cpu0.memory.page(PAGE))
-    setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
-    setup.sometimes("a write went through", page >> VERSION_SHIFT != 0)
+    promised, written = page & PAGE_FROZEN != 0, page >> VERSION_SHIFT
+    attempts = 1 if sibling_relies else 2
+    setup.sometimes("a write went through before the promise", promised & (written != 0))
+    stopped = finished("cpu1") & promised & (written < attempts)
+    setup.sometimes("protection stopped a write", stopped)
     if idle:
         gone = value(mm.cpu_vm_mask) & 1 == 0
         setup.sometimes("the idle CPU left the address space", gone)

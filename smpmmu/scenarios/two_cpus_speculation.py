@@ -16,9 +16,11 @@ yet no safety.
 
 from __future__ import annotations
 
-from smpmmu.engine.expressions import value
+from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
+from smpmmu.kernel.smp import flush_cpumask
+from smpmmu.machine.entries import PAGE_PRESENT
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
@@ -74,5 +76,11 @@ def two_cpus_speculation(
     if walker:
         install_walker(setup, cpu1)
     page = value(cpu0.memory.page(PAGE))
-    setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
-    setup.sometimes("a write went through", page >> VERSION_SHIFT != 0)
+    promised, written = page & PAGE_FROZEN != 0, page >> VERSION_SHIFT
+    setup.sometimes("a write went through unpromised", ~promised & (written != 0))
+    stopped = finished("cpu1") & promised & (written == 0)
+    setup.sometimes("protection stopped a write", stopped)
+    if walker:
+        waits = value(flush_cpumask) & 1 != 0
+        filled = value(cpu1.tlb(ADDR)) & PAGE_PRESENT != 0
+        setup.sometimes("the walker filled the TLB while its CPU waited", waits & filled)

@@ -37,10 +37,10 @@ from smpmmu.kernel.smp import (
 )
 from smpmmu.machine.cpu import INVALIDATE_TLB_VECTOR, Cpu, take_interrupt
 from smpmmu.machine.entries import PAGE_GLOBAL, PAGE_PRESENT, PAGE_RW, entry
-from smpmmu.machine.speculation import install_walker
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import user_read, user_write
 from smpmmu.scenario import Setup
+from smpmmu.scenarios.common import install_walker
 from tests.machines import (
     ADDR,
     MM,

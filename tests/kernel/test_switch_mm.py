@@ -34,10 +34,10 @@ from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_page, install_interrupts
 from smpmmu.machine.cpu import INVALIDATE_TLB_VECTOR, Cpu, irr
 from smpmmu.machine.entries import PAGE_PRESENT, PAGE_RW, PAGE_SHIFT, PAGE_TABLE, entry
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT, Memory
-from smpmmu.machine.speculation import install_walker
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import Access, user_read, user_write
 from smpmmu.scenario import Setup
+from smpmmu.scenarios.common import install_walker
 from tests.machines import (
     ADDR,
     OTHER_PAGE,

@@ -9,9 +9,10 @@ from smpmmu.engine.local import call
 from smpmmu.engine.steps import Word, store
 from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.machine.entries import PAGE_DIRTY, PAGE_GLOBAL, PAGE_PRESENT, WALKING, entry
-from smpmmu.machine.speculation import evict, install_evictor, install_walker
+from smpmmu.machine.speculation import evict
 from smpmmu.machine.walker import Access, user_read
 from smpmmu.scenario import Setup
+from smpmmu.scenarios.common import install_evictor, install_walker
 from tests.machines import (
     ADDR,
     OTHER_ADDR,
