@@ -293,7 +293,6 @@ def test_to_switch_with_interrupts_off_is_a_violation() -> None:
     assert violated(setup) == "schedule_with_interrupts_on"
 
 
-@pytest.mark.xfail(strict=True, reason="BUG_ON(active_mm != next) of switch_mm is left out")
 def test_to_switch_between_threads_of_what_is_not_loaded_is_a_violation() -> None:
     setup = Setup()
     setup.cpu(0, call(switch_mm, first_cpu(), SECOND, SECOND))
