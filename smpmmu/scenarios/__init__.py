@@ -22,6 +22,7 @@ NAMES = (
     "two_cpus_speculation",
     "permission_increase",
     "lock_rule",
+    "clear_refs",
 )
 """The catalogue in the order of the main table; each is a module of this package."""
 
