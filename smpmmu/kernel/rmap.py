@@ -2,7 +2,8 @@
 
 It must not know any hypervisor. Source: mm/rmap.c, Linux 2.6.21. The lock of the reverse mapping
 (anon_vma->lock or i_mmap_lock) is left out: it keeps two walkers of one page apart, so that there
-are more interleavings here, never fewer. Nothing here holds mmap_sem.
+are more interleavings here, never fewer; and nobody walks beside another walker in the catalogue.
+Nothing here holds mmap_sem.
 """
 
 from __future__ import annotations
@@ -92,3 +93,36 @@ async def try_to_unmap_one(
         await set_page_dirty(cpu, pfn)
     await spin_unlock(ptl)
     return Swap.SUCCESS
+
+
+async def page_referenced(cpu: Cpu, pfn: int, vmas: tuple[VmAreaStruct, ...], address: int) -> bool:
+    """Clear the accessed bits of all entries that map the page; whether one was set.
+
+    C: page_referenced
+    Model: the bit that the page itself has is left out.
+    """
+    referenced = False
+    for vma in vmas:
+        referenced |= await page_referenced_one(cpu, pfn, vma, address)
+    return referenced
+
+
+@routine
+async def try_to_unmap(
+    cpu: Cpu, pfn: int, vmas: tuple[VmAreaStruct, ...], address: int, *, migration: bool
+) -> Swap:
+    """Unmap a page everywhere; SUCCESS if it was mapped and nobody maps it any more.
+
+    C: try_to_unmap, try_to_unmap_anon
+    Model: `vmas` are all that can map the page, a parent's before its child's as anon_vma has
+    them: a child's entry appears, if at all, before the parent's is cleared. So no count of
+    mappings is needed to know when the last is gone.
+    """
+    ret = Swap.AGAIN
+    for vma in vmas:
+        result = await try_to_unmap_one(cpu, pfn, vma, address, migration=migration)
+        if result is Swap.FAIL:
+            return Swap.FAIL
+        if result is Swap.SUCCESS:
+            ret = Swap.SUCCESS
+    return ret
