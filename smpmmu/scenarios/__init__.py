@@ -23,6 +23,7 @@ NAMES = (
     "permission_increase",
     "lock_rule",
     "clear_refs",
+    "macros_as_written",
 )
 """The catalogue in the order of the main table; each is a module of this package."""
 

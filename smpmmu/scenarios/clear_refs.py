@@ -17,19 +17,16 @@ hypervisor's records bring back what they held when the entry was still there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from smpmmu.engine.expressions import value
 from smpmmu.engine.local import call
 from smpmmu.hypervisor.shadow import Hypervisor, Record
 from smpmmu.kernel.mm import MmStruct, VmAreaStruct
 from smpmmu.kernel.paravirt import Linux
-from smpmmu.kernel.rmap import try_to_unmap_one
 from smpmmu.kernel.task_mmu import clear_refs_smap
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_PRESENT, PAGE_TABLE, entry
-from smpmmu.machine.memory import VERSION_SHIFT, Memory
-from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
-from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE, demand_lock_rule
+from smpmmu.machine.memory import Memory
+from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME
+from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
@@ -43,10 +40,8 @@ from smpmmu.scenarios.common import (
     Judge,
     vcpu,
 )
+from smpmmu.scenarios.macro_paths import judge_by_lock_rule
 from smpmmu.scenarios.unmap_free import unmapped_while_used
-
-if TYPE_CHECKING:
-    from smpmmu.machine.cpu import Cpu
 
 OTHER_PAGE = 0x5
 TABLES = (TABLE, OTHER_TABLE)
@@ -98,25 +93,6 @@ def guest_memory(pte: int) -> Memory:
         (TABLE, 1, entry(PAGE, pte)),
         (OTHER_TABLE, 0, entry(OTHER_PAGE, TOUCHED)),
     ))  # fmt: skip
-
-
-def judge_by_lock_rule(setup: Setup, cpus: list[Cpu], vma: VmAreaStruct) -> None:
-    """Let cpu1 use the page, unmap it in direct reclaim, and use it again; demand the rule.
-
-    The page stays allocated, so that no promise is at stake.
-    """
-    mm = vma.vm_mm
-    _, cpu1 = cpus
-    setup.cpu(
-        1,
-        call(user_write, cpu1, ADDR),
-        call(try_to_unmap_one, cpu1, PAGE, vma, ADDR, migration=True),
-        call(user_read, cpu1, ADDR),
-    )
-    demand_lock_rule(setup, cpus, mm.pte_lockptr(ADDR), mm.pte_offset(ADDR))
-    page = value(cpu1.memory.page(PAGE)) >> VERSION_SHIFT
-    unmapped = value(cpu1.memory.at(mm.pte_offset(ADDR))) == 0
-    setup.sometimes("the page was used, then unmapped", unmapped & (page != 0))
 
 
 @scenario(
