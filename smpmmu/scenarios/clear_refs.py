@@ -12,20 +12,28 @@
 As Linux had it from 2.6.22-rc1 to rc4, against the comment above pte_update: one flush at the very
 end, after all locks are gone. The repair of rc5 was the immediate hook; a flush under each lock
 would have done as well. The bug breaks the lock rule at once. A promise it breaks only if the
-hypervisor's records bring back what they held when the entry was still there.
+hypervisor's records bring back what they held when the entry was still there. cond_resched may even
+move the thread to another CPU before it flushes, and leave the queue behind.
 """
 
 from __future__ import annotations
 
-from smpmmu.engine.expressions import value
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
+from smpmmu.engine.steps import Word, store, wait_until
 from smpmmu.hypervisor.shadow import Hypervisor, Record
+from smpmmu.kernel.context import context_switch
 from smpmmu.kernel.mm import MmStruct, VmAreaStruct
 from smpmmu.kernel.paravirt import Linux
-from smpmmu.kernel.task_mmu import clear_refs_smap
+from smpmmu.kernel.reclaim import unmap_and_move
+from smpmmu.kernel.smp import flush_tlb_mm
+from smpmmu.kernel.task_mmu import clear_refs_smap, walk_pmd_range
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_PRESENT, PAGE_TABLE, entry
-from smpmmu.machine.memory import Memory
-from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME
+from smpmmu.machine.memory import PAGE_OWNER, PAGE_SIZE, VERSION_SHIFT, Memory
+from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
 from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
@@ -41,7 +49,11 @@ from smpmmu.scenarios.common import (
     vcpu,
 )
 from smpmmu.scenarios.macro_paths import judge_by_lock_rule
+from smpmmu.scenarios.mask_omits_deferrer import OTHER_MM
 from smpmmu.scenarios.unmap_free import unmapped_while_used
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
 
 OTHER_PAGE = 0x5
 TABLES = (TABLE, OTHER_TABLE)
@@ -53,6 +65,8 @@ LOCKED_FLUSH = Linux(clear_refs_flushes_locked=True)
 VMI = Hypervisor()
 TORN = Hypervisor(record=Record.TORN)
 VALUE = Hypervisor(record=Record.VALUE)
+CR3_KEEPS = Hypervisor(cr3_drains=False)
+CR3_KEEPS_VALUE = Hypervisor(record=Record.VALUE, cr3_drains=False)
 UNTRACKED = Hypervisor(tracking=False)
 UNTRACKED_TORN = Hypervisor(record=Record.TORN, tracking=False)
 UNTRACKED_VALUE = Hypervisor(record=Record.VALUE, tracking=False)
@@ -85,6 +99,13 @@ NO_TRACKING = (
 )
 
 
+LEFT_BEHIND = (
+    f"{CLEAN_PAGE}; the queue stays on a CPU that is in no mask, so that not even the thread's "
+    "own flush drains it"
+)
+moved = Word("the thread has left cpu0", 1)
+
+
 def guest_memory(pte: int) -> Memory:
     """Return memory with two page tables, in which ADDR is mapped with the flags `pte`."""
     return Memory((
@@ -93,6 +114,49 @@ def guest_memory(pte: int) -> Memory:
         (TABLE, 1, entry(PAGE, pte)),
         (OTHER_TABLE, 0, entry(OTHER_PAGE, TOUCHED)),
     ))  # fmt: skip
+
+
+async def begin_on_cpu0(cpu: Cpu, vma: VmAreaStruct) -> None:
+    """Walk over the first page table; in cond_resched another thread is given the CPU."""
+    await walk_pmd_range(cpu, vma, ADDR, ADDR + PAGE_SIZE)
+    await context_switch(cpu, vma.vm_mm, OTHER_MM)
+    # finish_task_switch: only now can the thread run elsewhere.
+    await store(moved, 1)
+
+
+async def finish_on_cpu1(cpu: Cpu, vma: VmAreaStruct) -> None:
+    """Go on with the thread where it left off: the other page table, then the flush."""
+    await wait_until(moved, 1)
+    await context_switch(cpu, vma.vm_mm, vma.vm_mm)
+    await clear_refs_smap(cpu, vma, (OTHER_ADDR,))
+
+
+def migrating(setup: Setup, guest: Memory, hypervisor: Hypervisor, linux: Linux) -> None:
+    """Let the walk go on from cpu0 to cpu1, between accesses of a sibling there.
+
+    Who runs on cpu0 next takes the page, which is of a foreign address space to it; then it
+    flushes for a reason of its own, which drains what is left there.
+    """
+    mm = MmStruct(1, PGD, ((0, TABLE), (1, OTHER_TABLE)), (0, 1), split=True)
+    vma = VmAreaStruct(mm)
+    cpu0, cpu1 = (
+        vcpu(setup, n, mm, guest, hypervisor, tables=TABLES, linux=linux, mms=(mm, OTHER_MM))
+        for n in (0, 1)
+    )
+    after = replace(cpu0, mm=OTHER_MM)
+    setup.cpu(
+        0,
+        call(begin_on_cpu0, cpu0, vma),
+        call(unmap_and_move, after, PAGE, (vma,), ADDR),
+        call(flush_tlb_mm, after, OTHER_MM),
+    )
+    finish = call(finish_on_cpu1, cpu1, vma)
+    setup.cpu(1, call(user_write, cpu1, ADDR), finish, call(user_read, cpu1, ADDR))
+    page = value(guest.page(PAGE))
+    freed, version = page & PAGE_OWNER == 0, page >> VERSION_SHIFT
+    setup.sometimes("the page was used, then freed", freed & (version != 0))
+    unused = finished("cpu1") & (version == 0)
+    setup.sometimes("unmapping stopped the use", unused)
 
 
 @scenario(
@@ -124,6 +188,14 @@ def guest_memory(pte: int) -> Memory:
     variant("untracked_as_merged_value_dirty_page",
             violated(NO_ACCESS_TO_FREED_FRAME, NO_TRACKING), hypervisor=UNTRACKED_VALUE,
             pte=TOUCHED),
+    variant("migrates", holds(HARMLESS), hypervisor=VMI, migrates=True),
+    variant("migrates_cr3_keeps", holds(HARMLESS), hypervisor=CR3_KEEPS, migrates=True),
+    variant("migrates_cr3_keeps_value", violated(NO_ACCESS_TO_FREED_FRAME, LEFT_BEHIND),
+            hypervisor=CR3_KEEPS_VALUE, migrates=True),
+    variant("migrates_cr3_keeps_value_immediate", holds(CHOSEN), hypervisor=CR3_KEEPS_VALUE,
+            linux=IMMEDIATE, migrates=True),
+    variant("migrates_cr3_keeps_value_flush_under_ptl", holds(NOT_CHOSEN),
+            hypervisor=CR3_KEEPS_VALUE, linux=LOCKED_FLUSH, migrates=True),
     variant("untracked_immediate_value", holds(CHOSEN), hypervisor=UNTRACKED_VALUE,
             linux=IMMEDIATE),
     variant("untracked_flush_under_ptl_value", holds(NOT_CHOSEN), hypervisor=UNTRACKED_VALUE,
@@ -136,12 +208,16 @@ def clear_refs(
     linux: Linux = AS_MERGED,
     pte: int = CLEAN,
     judged: Judge = Judge.PROMISES,
+    migrates: bool = False,
 ) -> None:
     """A clears accessed bits and flushes at the end; B unmaps a page and frees it; C uses it."""
+    guest = guest_memory(pte)
+    if migrates and hypervisor is not None:
+        migrating(setup, guest, hypervisor, linux)
+        return
     numbers = (0, 1) if judged is Judge.LOCK_RULE else (0, 1, 2)
     mm = MmStruct(1, PGD, ((0, TABLE), (1, OTHER_TABLE)), numbers, split=True)
     vma = VmAreaStruct(mm)
-    guest = guest_memory(pte)
     cpus = [
         vcpu(setup, number, mm, guest, hypervisor, tables=TABLES, linux=linux) for number in numbers
     ]
