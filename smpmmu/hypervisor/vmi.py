@@ -58,13 +58,20 @@ async def drain(cpu: Cpu) -> None:
             await sync_entry(cpu, word)
 
 
-async def catch_up(cpu: Cpu) -> None:
-    """Before an update that is not queued, drain values that are: no call overtakes another.
+@routine
+async def supersede(cpu: Cpu, ptep: int) -> None:
+    """Bring a queued value up to date when its entry is updated now: no call overtakes another.
 
     Records of addresses need no such care: whenever they are applied, the entry is read anew.
     """
-    if cpu.hypervisor.record is Record.VALUE:
-        await drain(cpu)
+    if cpu.hypervisor.record is not Record.VALUE:
+        return
+    for slot in range(DEFERRED_SLOTS):
+        queued = await load(deferred(cpu, slot))
+        if not queued:
+            return
+        if queued == ptep:
+            await store(deferred_value(cpu, slot), await load(cpu.memory.at(ptep)))
 
 
 @routine
@@ -89,8 +96,8 @@ async def vmi_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
 
     C: vmi_set_pte
     """
-    await catch_up(cpu)
     await store(cpu.memory.at(ptep), pteval)
+    await supersede(cpu, ptep)
     await set_spte(cpu, cpu.memory.at(ptep), pteval)
 
 
@@ -108,7 +115,7 @@ async def vmi_update_pte(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
 
     C: vmi_update_pte
     """
-    await catch_up(cpu)
+    await supersede(cpu, ptep)
     await sync_entry(cpu, cpu.memory.at(ptep))
 
 
@@ -120,7 +127,7 @@ async def vmi_update_pte_defer(cpu: Cpu, mm: AddressSpace, addr: int, ptep: int)
     """
     current = mm.is_init or mm.number == cpu.mm.number
     if not current and cpu.hypervisor.current_only:
-        await catch_up(cpu)
+        await supersede(cpu, ptep)
         await sync_entry(cpu, cpu.memory.at(ptep))
         return
     for slot in range(DEFERRED_SLOTS):

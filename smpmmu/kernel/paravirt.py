@@ -38,11 +38,17 @@ class Linux:
         macros_flush: ptep_set_access_flags and ptep_clear_flush_dirty and _young flush themselves;
             if not, that is left to the caller.
         get_and_clear_hooked: ptep_get_and_clear notifies (since 8ecb8950695, 2.6.20).
+        test_and_clear_deferred: ptep_test_and_clear_young and _dirty defer (0013572b2ae,
+            2.6.22-rc1); if not, they notify at once (d6f8bb1310d, 2.6.22-rc5).
+        clear_refs_flushes_locked: clear_refs flushes for each page table that it changed, before
+            it gives the lock back (proposed against the former, not merged).
     """
 
     local_first: bool = True
     macros_flush: bool = True
     get_and_clear_hooked: bool = True
+    test_and_clear_deferred: bool = True
+    clear_refs_flushes_locked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,11 +127,19 @@ async def ptep_clear_flush_young(cpu: Cpu, vma: VmAreaStruct, address: int, ptep
     return young != 0
 
 
+async def test_and_clear_update(cpu: Cpu, mm: MmStruct, addr: int, ptep: int) -> None:
+    """Notify of a bit cleared, deferred or at once as the kernel's knob says."""
+    if cpu.linux.test_and_clear_deferred:
+        await cpu.pv.pte_update_defer(cpu, mm, addr, ptep)
+    else:
+        await cpu.pv.pte_update(cpu, mm, addr, ptep)
+
+
 @routine
 async def ptep_test_and_clear_dirty(cpu: Cpu, vma: VmAreaStruct, addr: int, ptep: int) -> bool:
     """Clear D; whether it was set. The caller must flush.
 
-    C: ptep_test_and_clear_dirty, with the hook of 0013572b2ae (2.6.22-rc1)
+    C: ptep_test_and_clear_dirty, with the hook of 0013572b2ae (2.6.22-rc1) or d6f8bb1310d (rc5)
     Holds: the ptl
     """
     await pte_lock_held(vma.vm_mm, addr, "ptep_test_and_clear_dirty")
@@ -139,7 +147,7 @@ async def ptep_test_and_clear_dirty(cpu: Cpu, vma: VmAreaStruct, addr: int, ptep
     if await load(cpu.memory.at(ptep), PAGE_DIRTY):
         dirty = await test_and_clear_bit(cpu, PAGE_BIT_DIRTY, ptep)
     if dirty:
-        await cpu.pv.pte_update_defer(cpu, vma.vm_mm, addr, ptep)
+        await test_and_clear_update(cpu, vma.vm_mm, addr, ptep)
     return dirty
 
 
@@ -147,7 +155,7 @@ async def ptep_test_and_clear_dirty(cpu: Cpu, vma: VmAreaStruct, addr: int, ptep
 async def ptep_test_and_clear_young(cpu: Cpu, vma: VmAreaStruct, addr: int, ptep: int) -> bool:
     """Clear A; whether it was set. The caller must flush.
 
-    C: ptep_test_and_clear_young, with the hook of 0013572b2ae (2.6.22-rc1)
+    C: ptep_test_and_clear_young, with the hook of 0013572b2ae (2.6.22-rc1) or d6f8bb1310d (rc5)
     Holds: the ptl
     """
     await pte_lock_held(vma.vm_mm, addr, "ptep_test_and_clear_young")
@@ -155,7 +163,7 @@ async def ptep_test_and_clear_young(cpu: Cpu, vma: VmAreaStruct, addr: int, ptep
     if await load(cpu.memory.at(ptep), PAGE_ACCESSED):
         young = await test_and_clear_bit(cpu, PAGE_BIT_ACCESSED, ptep)
     if young:
-        await cpu.pv.pte_update_defer(cpu, vma.vm_mm, addr, ptep)
+        await test_and_clear_update(cpu, vma.vm_mm, addr, ptep)
     return young
 
 

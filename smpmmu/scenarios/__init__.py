@@ -22,6 +22,8 @@ NAMES = (
     "two_cpus_speculation",
     "permission_increase",
     "lock_rule",
+    "clear_refs",
+    "macros_as_written",
     "shootdown_deadlocks",
 )
 """The catalogue in the order of the main table; each is a module of this package."""

@@ -15,7 +15,7 @@ from smpmmu.engine.steps import fetch_or
 from smpmmu.hypervisor.shadow import Hypervisor, Record, shadow_of
 from smpmmu.hypervisor.vmi import DEFERRED_SLOTS, deferred, vmi
 from smpmmu.kernel.mm import MmStruct, VmAreaStruct
-from smpmmu.kernel.paravirt import Linux, native
+from smpmmu.kernel.paravirt import Linux, ParavirtOps, native
 from smpmmu.kernel.smp import flush_tlb_page, install_interrupts
 from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import (
@@ -89,6 +89,13 @@ class Flush(enum.Enum):
     def late(self) -> bool:
         """Whether the lock of the entry is free between the change and the flush."""
         return self is not Flush.UNDER_PTL
+
+
+class Judge(enum.Enum):
+    """What a variant is judged by; never both in one verdict."""
+
+    PROMISES = "promises"
+    LOCK_RULE = "lock_rule"
 
 
 def rows(
@@ -178,6 +185,43 @@ def demand_lock_rule(setup: Setup, cpus: list[Cpu], lock: Word, ptep: int) -> No
     primary = cpus[0].memory.at(ptep)
     for name, truth in lock_rule(lock, primary, list(shadows.values()), slots, ptep):
         setup.always(name, truth)
+
+
+def vcpu(
+    setup: Setup,
+    number: int,
+    mm: MmStruct,
+    guest: Memory,
+    hypervisor: Hypervisor | None,
+    *,
+    tables: tuple[int, ...] = (TABLE,),
+    pv: ParavirtOps = vmi,
+    linux: Linux | None = None,
+    mms: tuple[MmStruct, ...] = (),
+    kernel_thread: bool = False,
+) -> Cpu:
+    """Return a vCPU whose hooks are as written: VMI's, or nothing on the bare machine.
+
+    It has interrupts and an evictor unless no flush can ever concern it. `tables` are the frames
+    of the guest's page tables.
+    """
+    cpu = Cpu(
+        number,
+        guest,
+        guest if hypervisor is None else shadow_of(guest, tables, hypervisor, number),
+        mm.pgd,
+        native if hypervisor is None else pv,
+        mm,
+        (ADDR,),
+        mms=mms,
+        kernel_thread=kernel_thread,
+        hypervisor=hypervisor,
+        linux=linux or Linux(),
+    )
+    if number in mm.cpus or mms:
+        install_interrupts(setup, cpu)
+        install_evictor(setup, cpu)
+    return cpu
 
 
 async def unlock_and_flush(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:

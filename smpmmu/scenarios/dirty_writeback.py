@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.expressions import any_of, finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import routine
-from smpmmu.engine.steps import Word, fetch_or, load, store, xchg
+from smpmmu.engine.steps import Word, load, store, xchg
 from smpmmu.kernel.mm import VmAreaStruct
+from smpmmu.kernel.page_writeback import pg_dirty, set_page_dirty
 from smpmmu.kernel.pgtable import ptep_clear_flush_dirty
 from smpmmu.machine.entries import PAGE_DIRTY
 from smpmmu.machine.memory import VERSION_SHIFT
@@ -42,7 +43,7 @@ from smpmmu.scenarios.common import (
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
-PG_DIRTY = Word("page 0x3 dirty", 1)
+PG_DIRTY = pg_dirty(PAGE)
 DISK = Word("disk", 6)
 """The version of the page that was written back last."""
 NATIVELY = "a CPU with D cached writes without a mark until it is flushed, with any hook"
@@ -58,7 +59,7 @@ async def clean(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
     await spin_lock(mm.pte_lockptr(ADDR))
     dirty = await ptep_clear_flush_dirty(cpu, vma, ADDR, ptep)
     if dirty:
-        await fetch_or(PG_DIRTY, 1)
+        await set_page_dirty(cpu, PAGE)
     await spin_unlock(mm.pte_lockptr(ADDR))
     if flush.late and dirty:
         await flush_late(cpu, vma, flush)
