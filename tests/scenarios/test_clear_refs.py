@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 import smpmmu
 from smpmmu.engine.verdict import Verdict
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME
 from smpmmu.properties.lock_rule import NO_QUEUE_HOLDS_ENTRY, SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenarios.clear_refs import clear_refs
-from tests.scenarios.judging import foretold, names, outcome
 
 VIOLATED = {
     "as_merged_rule": SHADOW_NO_MORE_PERMISSIVE,
@@ -28,19 +25,8 @@ def test_what_is_expected() -> None:
     assert len(found) == len(clear_refs.variants) == 27
 
 
-@pytest.mark.parametrize("name", [v.name for v in clear_refs.variants])
-def test_verdict(name: str) -> None:
-    assert outcome(clear_refs, name) == foretold(clear_refs, name)
-
-
-@pytest.mark.parametrize("name", names(clear_refs, Verdict.HOLDS))
-def test_holds_with_evictors(name: str) -> None:
-    assert outcome(clear_refs, name, evictor=True) == foretold(clear_refs, name)
-
-
-@pytest.mark.parametrize("name", ["immediate_rule", "flush_under_ptl_rule"])
-def test_live_agrees_that_it_holds(name: str) -> None:
-    system = clear_refs.system(clear_refs.variant(name))
+def test_live_agrees_that_it_holds() -> None:
+    system = clear_refs.system(clear_refs.variant("immediate_rule"))
     assert smpmmu.explore(system, engine="live").exploration.verdict is Verdict.HOLDS
 
 
@@ -49,9 +35,3 @@ def test_live_agrees_on_every_violation_of_the_rule() -> None:
     for engine in ("batch", "live"):
         found = smpmmu.explore(system, engine=engine, every=True).exploration.violations
         assert {v.name for v in found} == {SHADOW_NO_MORE_PERMISSIVE, NO_QUEUE_HOLDS_ENTRY}
-
-
-def test_live_agrees_on_use_after_free() -> None:
-    system = clear_refs.system(clear_refs.variant("untracked_as_merged_value"))
-    found = smpmmu.explore(system, engine="live").exploration
-    assert [v.name for v in found.violations] == [NO_ACCESS_TO_FREED_FRAME]

@@ -9,7 +9,6 @@ from smpmmu.engine.verdict import Verdict
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, NO_WRITE_AFTER_PROMISE
 from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenarios.macros_as_written import macros_as_written
-from tests.scenarios.judging import foretold, names, outcome
 
 VIOLATED = {
     "young_kswapd_foreign_deferred_torn": NO_ACCESS_TO_FREED_FRAME,
@@ -31,16 +30,6 @@ def test_only_what_is_not_as_written_is_violated() -> None:
     found = {v.name: v.expected.name for v in macros_as_written.variants if v.expected is not None}
     assert len(found) == len(macros_as_written.variants) == 59
     assert {name: broken for name, broken in found.items() if broken} == VIOLATED
-
-
-@pytest.mark.parametrize("name", [v.name for v in macros_as_written.variants])
-def test_verdict(name: str) -> None:
-    assert outcome(macros_as_written, name) == foretold(macros_as_written, name)
-
-
-@pytest.mark.parametrize("name", names(macros_as_written, Verdict.HOLDS))
-def test_holds_with_evictors(name: str) -> None:
-    assert outcome(macros_as_written, name, evictor=True) == foretold(macros_as_written, name)
 
 
 @pytest.mark.parametrize("name", ["get_and_clear_vmi", "wrprotect_deferred_alone"])
