@@ -171,7 +171,9 @@ def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: 
         with progress:
             if processes > 1 and len(jobs) > 1:
                 for row in spread(jobs, min(processes, len(jobs))):
+                    progress.pause()
                     finished(row)
+                    progress.count(len(rows), len(jobs))
             else:
                 in_trio(one_by_one)
     except KeyboardInterrupt:
@@ -348,12 +350,18 @@ class _Progress:
                 self._began = time.monotonic()
             self.last = (name, so_far)
             seconds = time.monotonic() - self._began
-            if seconds > 1 and sys.stderr.isatty():
-                self._show(name, so_far, seconds)
+            text = f"{name}: depth {so_far.depth}, {so_far.states:,} states, "
+            self._show(text + f"{so_far.states / max(seconds, 1):,.0f} states/s")
 
         return look
 
-    def _show(self, name: str, so_far: Exploration, seconds: float) -> None:
+    def count(self, done: int, of: int) -> None:
+        """Tell how many variants have been answered."""
+        self._show(f"{done} of {of} variants")
+
+    def _show(self, text: str) -> None:
+        if time.monotonic() - self._began <= 1 or not sys.stderr.isatty():
+            return
         if self._shown is None:
             from rich.console import Console
             from rich.progress import Progress, SpinnerColumn, TextColumn
@@ -365,8 +373,6 @@ class _Progress:
             self._shown = Progress(*columns, console=console, transient=True)
             self._task = self._shown.add_task("")
             self._shown.start()
-        text = f"{name}: depth {so_far.depth}, {so_far.states:,} states, "
-        text += f"{so_far.states / seconds:,.0f} states/s"
         self._shown.update(self._task, description=text)
 
 
