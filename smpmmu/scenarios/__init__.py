@@ -25,6 +25,9 @@ NAMES = (
     "clear_refs",
     "macros_as_written",
     "shootdown_deadlocks",
+    "pte_alloc_race",
+    "page_table_free",
+    "change_page_attr",
 )
 """The catalogue in the order of the main table; each is a module of this package."""
 
