@@ -99,8 +99,12 @@ def shadow_of(guest: Memory, tables: tuple[int, ...], knobs: Hypervisor, number:
 
 def spte_of(cpu: Cpu, gpte: Word) -> Word:
     """Return the shadow entry of a leaf of the guest's, in the shadow that `cpu` walks."""
+    name = cpu.walked.prefix + gpte.name
     initial = gpte_to_spte(gpte.initial, tracking=cpu.hypervisor.tracking)
-    return Word(cpu.walked.prefix + gpte.name, gpte.width, initial, format=gpte.format)
+    if cpu.hypervisor.types is not None:  # some frames have no shadow at first
+        shadowed = {cpu.walked.table(f, i).name: v for f, i, v in cpu.walked.entries}
+        initial = shadowed.get(name, 0)
+    return Word(name, gpte.width, initial, format=gpte.format)
 
 
 @indivisible(SYNC_IS_ATOMIC)

@@ -7,6 +7,7 @@ lose where it does not; never by both. It is no scenario itself.
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import Expr, all_of, implies, value
@@ -14,14 +15,11 @@ from smpmmu.engine.routines import bug_on
 from smpmmu.hypervisor.page_types import (
     FREE_FRAMES_ARE_NORMAL,
     NORMAL,
-    PD,
-    PT,
     PageTypes,
     page_type,
 )
-from smpmmu.hypervisor.shadow import Hypervisor, Record, gpte_to_spte, shadow_prefix
+from smpmmu.hypervisor.shadow import Hypervisor, gpte_to_spte, shadow_prefix
 from smpmmu.hypervisor.vmi import vmi
-from smpmmu.kernel.mm import INIT_MM
 from smpmmu.kernel.paravirt import Linux, native
 from smpmmu.kernel.smp import install_interrupts
 from smpmmu.machine.cpu import Cpu
@@ -54,15 +52,18 @@ class By(enum.Enum):
 
 
 def hypervisor_of(
-    by: By, frames: tuple[tuple[int, int], ...], *, claims_zero: bool = True,
-    compares_clones: bool = True, record: Record = Record.ADDRESS, tracking: bool = True,
-) -> Hypervisor | None:  # fmt: skip
+    by: By,
+    frames: tuple[tuple[int, int], ...],
+    *,
+    knobs: Hypervisor | None = None,
+    claims_zero: bool = True,
+    compares_clones: bool = True,
+) -> Hypervisor | None:
     """Return the hypervisor by which a variant is judged; `frames` have these types at first."""
     if by is By.NATIVE:
         return None
-    checked = by is By.PAGE_TYPES
-    types = PageTypes(frames, checked, claims_zero, compares_clones)
-    return Hypervisor(record=record, tracking=tracking, types=types)
+    types = PageTypes(frames, by is By.PAGE_TYPES, claims_zero, compares_clones)
+    return replace(knobs or Hypervisor(), types=types)
 
 
 def shadow_at_first(guest: Memory, hypervisor: Hypervisor, number: int) -> Memory:
@@ -109,7 +110,7 @@ def vcpu(
 
 def demand_normal_when_free(setup: Setup, cpu: Cpu, frames: tuple[int, ...]) -> None:
     """Demand that a frame has been released before it is free."""
-    if cpu.hypervisor is None or not cpu.hypervisor.types.checked:
+    if judges_promises(cpu):
         return
     normal = [
         implies(value(cpu.memory.page(f)) & PAGE_OWNER == 0, value(page_type(cpu, f)) == NORMAL)
@@ -123,10 +124,11 @@ def free(cpu: Cpu, frame: int) -> Expr:
     return value(cpu.memory.page(frame)) & PAGE_OWNER == 0
 
 
-def must_reach(access: Access) -> None:
-    """Hold that an access to a page that Linux has mapped went through."""
-    bug_on(access is not Access.DONE, MAPPED_PAGES_ARE_REACHABLE)
+def judges_promises(cpu: Cpu) -> bool:
+    """Whether this variant is judged by what users lose."""
+    return cpu.hypervisor is None or not cpu.hypervisor.types.checked
 
 
-ROOTS = ((INIT_MM.pgd, PD),)
-TABLE_OF_KERNEL = (0x7E, PT)
+def must_reach(cpu: Cpu, access: Access, name: str = MAPPED_PAGES_ARE_REACHABLE) -> None:
+    """Promise, if promises are judged, that an access to a mapped page goes through."""
+    bug_on(judges_promises(cpu) and access is not Access.DONE, name)

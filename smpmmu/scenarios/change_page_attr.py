@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
-from smpmmu.engine.routines import bug_on
 from smpmmu.hypervisor.page_types import (
     ANNOUNCED_FRAMES_ARE_ZERO,
     FREE_FRAMES_ARE_NORMAL,
@@ -52,7 +51,7 @@ from smpmmu.kernel.paravirt import Linux
 from smpmmu.machine.entries import PAGE_PSE, entry
 from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT, Memory, pgd_index
 from smpmmu.machine.supervisor import kernel_read, kernel_write
-from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, Access
+from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.allocation import (
     NATIVELY,
@@ -60,6 +59,8 @@ from smpmmu.scenarios.allocation import (
     demand_normal_when_free,
     free,
     hypervisor_of,
+    judges_promises,
+    must_reach,
     vcpu,
 )
 from smpmmu.scenarios.common import PGD, promise
@@ -114,7 +115,8 @@ async def make_read_only(cpu: Cpu, pfn: int) -> None:
     if await cpa(cpu, linear(pfn), PAGE_KERNEL_RO):
         return
     await global_flush_tlb(cpu)
-    await promise(cpu.memory.page(pfn))
+    if judges_promises(cpu):
+        await promise(cpu.memory.page(pfn))
 
 
 async def make_writable(cpu: Cpu, pfn: int) -> None:
@@ -125,8 +127,7 @@ async def make_writable(cpu: Cpu, pfn: int) -> None:
 
 async def use(cpu: Cpu, pfn: int) -> None:
     """Read a page of the linear map, which works at any time."""
-    access = await kernel_read(cpu, linear(pfn))
-    bug_on(access is not Access.DONE, LINEAR_MAP_IS_ALWAYS_MAPPED)
+    must_reach(cpu, await kernel_read(cpu, linear(pfn)), LINEAR_MAP_IS_ALWAYS_MAPPED)
 
 
 async def write(cpu: Cpu, pfn: int) -> None:
@@ -194,6 +195,8 @@ def memory(does: Does) -> Memory:
             by=By.NATIVE, does=Does.BOTH),
     variant("both_promises", violated(NO_WRITE_AFTER_PROMISE, TWICE_SPLIT), by=By.PROMISES,
             does=Does.BOTH),
+    variant("both", holds("to the hypervisor the table that is lost is one like any other"),
+            by=By.PAGE_TYPES, does=Does.BOTH, hooks=ZEROED),
     variant("both_native_rechecked", holds(RECHECKED), by=By.NATIVE, does=Does.BOTH,
             hooks=PageHooks(split_rechecks=True)),
     variant("both_rechecked", holds(RECHECKED), by=By.PAGE_TYPES, does=Does.BOTH,
@@ -231,7 +234,8 @@ def change_page_attr(
     else:
         setup.cpu(0, call(make_read_only, cpu0, PAGE), call(write, cpu0, PAGE))
         setup.sometimes("the large page was split", pde & PAGE_PSE == 0)
-        setup.sometimes("the page was promised", page & PAGE_FROZEN != 0)
+        if by is not By.PAGE_TYPES:
+            setup.sometimes("the page was promised", page & PAGE_FROZEN != 0)
     if does is Does.SPLIT:
         setup.cpu(1, call(use, cpu1, OTHER_PAGE), call(write, cpu1, PAGE))
         setup.sometimes("protection stopped both", finished("cpu0") & finished("cpu1") & ~written)

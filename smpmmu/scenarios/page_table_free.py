@@ -30,7 +30,7 @@ from smpmmu.hypervisor.page_types import (
     PT,
     TABLES_ARE_UNLINKED_WHEN_RELEASED,
 )
-from smpmmu.hypervisor.shadow import Record
+from smpmmu.hypervisor.shadow import Hypervisor, Record
 from smpmmu.kernel.mm import MmStruct, VmAreaStruct
 from smpmmu.kernel.page_hooks import PageHooks, Place
 from smpmmu.kernel.paravirt import Linux
@@ -81,7 +81,13 @@ PINNED = (
     "free_pgtables takes the mapping off the page's list, under its lock, before it frees the "
     "table: a walker that flushes under that lock or a tighter one has drained its queue by then"
 )
+A_IS_CLEAR = "A is clear in the old value, so that it plants an empty entry: a hidden fault"
+DRAINED_BY_FLUSH = (
+    "the walker's CPU is told of the flush before the frame is freed, and so drains its queue when "
+    "the frame is no table of anybody"
+)
 NOT_PINNED = "nothing keeps the table once the ptl and the rmap lock are gone"
+PLANTED = f"{NOT_PINNED}: the old value is planted in the table of somebody else"
 
 
 @routine
@@ -110,7 +116,7 @@ async def clear_young(cpu: Cpu, vma: VmAreaStruct, late: Late) -> None:
 async def reuse(cpu: Cpu, vma: VmAreaStruct) -> None:
     """Use a page of the other address space, whose table needs a frame, if there is one."""
     if not await handle_mm_fault(cpu, vma, ADDR, OTHER_PAGE, UNTOUCHED):
-        must_reach(await user_read(cpu, ADDR))
+        must_reach(cpu, await user_read(cpu, ADDR))
 
 
 @scenario(
@@ -152,15 +158,17 @@ async def reuse(cpu: Cpu, vma: VmAreaStruct) -> None:
     variant("walker_after_both_promises",
             holds("a record of an address finds whatever entry is there now, and re-reads it"),
             by=By.PROMISES, walker=Late.AFTER_BOTH),
-    variant("walker_after_both_value",
-            holds("A is clear in the old value, so that it plants an empty entry: a hidden fault"),
-            by=By.PROMISES, walker=Late.AFTER_BOTH, record=Record.VALUE),
-    variant("walker_after_both_value_untracked",
-            violated(NO_ACCESS_TO_FREED_FRAME,
-                     f"{NOT_PINNED}: the old value is planted in the table of somebody else"),
-            by=By.PROMISES, walker=Late.AFTER_BOTH, record=Record.VALUE, tracking=False),
-    variant("walker_under_rmap_lock_value_untracked", holds(PINNED), by=By.PROMISES,
-            walker=Late.UNDER_RMAP_LOCK, record=Record.VALUE, tracking=False),
+    *(
+        variant(f"walker_{late.value}_value_{name}", expected, by=By.PROMISES, walker=late,
+                record=Record.VALUE, tracking=tracking, ipis_drain=ipis_drain)
+        for late, name, expected, tracking, ipis_drain in (
+            (Late.AFTER_BOTH, "tracked", holds(A_IS_CLEAR), True, False),
+            (Late.AFTER_BOTH, "untracked", holds(DRAINED_BY_FLUSH), False, True),
+            (Late.AFTER_BOTH, "untracked_ipis_keep", violated(NO_ACCESS_TO_FREED_FRAME, PLANTED),
+             False, False),
+            (Late.UNDER_RMAP_LOCK, "untracked_ipis_keep", holds(PINNED), False, False),
+        )
+    ),
 )  # fmt: skip
 def page_table_free(
     setup: Setup,
@@ -171,6 +179,7 @@ def page_table_free(
     walker: Late | None = None,
     record: Record = Record.ADDRESS,
     tracking: bool = True,
+    ipis_drain: bool = True,
 ) -> None:
     """A page table is unmapped and freed while others use it, walk to it, or take its frame."""
     mm, other = MmStruct(1, PGD, ((0, TABLE),), (0, 1)), MmStruct(2, OTHER_PGD, cpus=(2,))
@@ -183,7 +192,8 @@ def page_table_free(
         owners=((OTHER_PAGE, 2),),
     )
     frames = ((PGD, PD), (OTHER_PGD, PD), (TABLE, PT))
-    hypervisor = hypervisor_of(by, frames, record=record, tracking=tracking)
+    knobs = Hypervisor(record=record, tracking=tracking, ipis_drain=ipis_drain)
+    hypervisor = hypervisor_of(by, frames, knobs=knobs)
     cpu0, cpu1 = (vcpu(setup, n, mm, guest, hypervisor, (ADDR,), linux=linux) for n in (0, 1))
     cpu2 = vcpu(setup, 2, other, guest, hypervisor, (ADDR,), linux=linux, alone=True)
     setup.cpu(0, call(unmap_region, cpu0, vma, ADDR, anon_vma_lock, mapped))

@@ -66,7 +66,7 @@ async def touch(cpu: Cpu) -> None:
     if await user_write(cpu, ADDR) is Access.DONE:
         return
     if not await handle_mm_fault(cpu, VMA, ADDR, PAGE, UNTOUCHED):
-        must_reach(await user_write(cpu, ADDR))
+        must_reach(cpu, await user_write(cpu, ADDR))
 
 
 @scenario(
