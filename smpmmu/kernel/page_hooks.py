@@ -17,6 +17,7 @@ class Place(enum.Enum):
     EARLY = "early"
     BEFORE = "before"
     AFTER = "after"
+    LATE = "late"
     TWICE = "twice"
 
 
@@ -32,7 +33,7 @@ class PageHooks:
             after it is given back.
         copies_locked: clone_pgd_range stands under pgd_lock too.
         dtor: release_pd against pgd_list_del; TWICE is on both sides.
-        split: alloc_pt against the filling of the new table; AFTER is after its link.
+        split: alloc_pt against the filling of the new table; LATE is after its link.
         split_zeroed: split_large_page asks for a zeroed page.
         split_rechecks: split_large_page looks again once it has its lock back (2.6.25).
         revert: release_pt against revert_page.

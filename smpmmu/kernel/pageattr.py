@@ -99,6 +99,8 @@ async def split_large_page(cpu: Cpu, address: int, prot: int, ref_prot: int) -> 
     for index in indices:
         flags = prot if index == pte_index(address) else ref_prot
         await set_pte(cpu, (base << PAGE_SHIFT) + index * ENTRY_SIZE, entry(first + index, flags))
+    if hook is Place.AFTER:
+        await cpu.pv.alloc_pt(cpu, base)
     return base
 
 
@@ -159,7 +161,7 @@ async def change_one_page(cpu: Cpu, address: int, prot: int) -> int:
                     await fetch_add(page_private(cpu, again >> PAGE_SHIFT), 1)
                     return 0
             await set_pmd_pte(cpu, kpte, address, entry(table, PAGE_TABLE_OF_KERNEL))
-            if cpu.linux.page_hooks.split is Place.AFTER:
+            if cpu.linux.page_hooks.split is Place.LATE:
                 await cpu.pv.alloc_pt(cpu, table)
         else:
             await set_pte(cpu, kpte, entry(page, prot))

@@ -99,6 +99,7 @@ NOT_ZEROED = (
     "vmi_allocate_pt always says VMI_PAGE_ZEROED; split_large_page has alloc_pages(GFP_KERNEL)"
 )
 SET_BEFORE_LINKED = "every entry is written through a hook before the table is linked"
+FILL_IS_HOOKED = "set_pte fills what is taken for data"
 TWICE_SPLIT = (
     "split_large_page drops cpa_lock to allocate, and what lookup_address found is not looked up "
     "again: the second table has the first one's page as it was before"
@@ -166,19 +167,25 @@ def memory(does: Does) -> Memory:
     variant("split_out_of_memory", holds("-ENOMEM before anything is announced or linked"),
             by=By.PAGE_TYPES, does=Does.SPLIT, hooks=ZEROED, short=True),
     variant("split_not_announced",
-            violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, "set_pte fills what is taken for data"),
+            violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, FILL_IS_HOOKED),
             by=By.PAGE_TYPES, does=Does.SPLIT,
             hooks=PageHooks(split_zeroed=True, split=Place.MISSING)),
     variant("split_not_announced_promises",
             violated(LINEAR_MAP_IS_ALWAYS_MAPPED, "nothing is shadowed behind an unknown table"),
             by=By.PROMISES, does=Does.SPLIT, hooks=PageHooks(split=Place.MISSING)),
+    variant("split_announced_after_fill",
+            violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, FILL_IS_HOOKED), by=By.PAGE_TYPES,
+            does=Does.SPLIT, hooks=PageHooks(split=Place.AFTER), claims_zero=False),
+    variant("split_announced_after_fill_promises",
+            holds("what was not heard of is filled by hidden faults once the table is known"),
+            by=By.PROMISES, does=Does.SPLIT, hooks=PageHooks(split=Place.AFTER)),
     variant("split_announced_after_link",
-            violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, "set_pte fills what is taken for data"),
+            violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, FILL_IS_HOOKED),
             by=By.PAGE_TYPES, does=Does.SPLIT,
-            hooks=PageHooks(split_zeroed=True, split=Place.AFTER)),
+            hooks=PageHooks(split_zeroed=True, split=Place.LATE)),
     variant("split_announced_after_link_promises",
             violated(LINEAR_MAP_IS_ALWAYS_MAPPED, "until it is announced, nothing is shadowed"),
-            by=By.PROMISES, does=Does.SPLIT, hooks=PageHooks(split=Place.AFTER)),
+            by=By.PROMISES, does=Does.SPLIT, hooks=PageHooks(split=Place.LATE)),
     variant("revert_native", holds(NATIVELY), by=By.NATIVE, does=Does.REVERT),
     variant("revert", violated(TABLES_ARE_UNLINKED_WHEN_RELEASED, BEFORE_REPLACED),
             by=By.PAGE_TYPES, does=Does.REVERT),
