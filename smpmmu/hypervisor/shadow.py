@@ -145,7 +145,7 @@ async def demand_page(cpu: Cpu, addr: int, *, write: bool, user: bool = True) ->
 @indivisible(FAULT_IS_ATOMIC)
 async def fill_directory(cpu: Cpu, directory: Word) -> bool:
     """Fill the shadow of a directory entry; False if it leads to no page table that is known."""
-    spde = await spde_for(cpu, await load(directory))
+    spde = await spde_for(cpu, await load(directory), linking=False)
     await store(spte_of(cpu, directory), spde)
     return spde != 0
 

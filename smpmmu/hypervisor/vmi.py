@@ -96,7 +96,7 @@ async def set_shadow(cpu: Cpu, ptep: int, value: int, kinds: int) -> None:
     kind = await load(page_type(cpu, ptep >> PAGE_SHIFT))
     check(cpu, kind & kinds, ONLY_ANNOUNCED_FRAMES_ARE_UPDATED)
     if kind == PD:
-        await set_spte(cpu, word, await spde_for(cpu, value))
+        await set_spte(cpu, word, await spde_for(cpu, value, linking=True))
     elif kind == PT:
         await set_spte(cpu, word, value)
 
