@@ -200,8 +200,8 @@ def _status(rows: Sequence[Row], *, expected: bool) -> int:
 
 @cli.command("list")
 def list_() -> None:
-    """List the catalogue: scenarios, their variants, and what is expected of each."""
-    from smpmmu.scenarios import NAMES, scenario
+    """List the catalogue: scenarios, their variants, what is expected of each, and families."""
+    from smpmmu.scenarios import FAMILIES, NAMES, scenario
 
     lines = []
     for name in NAMES:
@@ -212,6 +212,8 @@ def list_() -> None:
             wanted = variant.expected
             text = f"{wanted.verdict.value} {wanted.name}".strip() if wanted else ""
             lines.append(f"  {variant.name:{width}}  {text}".rstrip())
+    for family, names in FAMILIES.items():
+        lines += [family, f"    A family: {', '.join(names)}."]
     _out("\n".join(lines) + "\n")
 
 

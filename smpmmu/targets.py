@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.errors import ModelError, SmpmmuError, UsageError
 from smpmmu.scenario import Scenario, Variant
-from smpmmu.scenarios import NAMES, scenario
+from smpmmu.scenarios import FAMILIES, NAMES, scenario
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -75,13 +75,15 @@ def catalogue() -> list[Target]:
 
 
 def find(text: str) -> list[Target]:
-    """Return what `NAME[/VARIANT[+evictor]]` or `FILE.py[:NAME[/VARIANT]]` means.
+    """Return what `NAME[/VARIANT[+evictor]]`, `FAMILY` or `FILE.py[:NAME[/VARIANT]]` means.
 
     Raises:
         UsageError: there is no such thing; with the nearest that there is.
         ModelError: the user's file raises.
     """
     file, name = _split(text)
+    if not file and name in FAMILIES:
+        return [target for each in FAMILIES[name] for target in find(each)]
     known = _from_file(file) if file else dict.fromkeys(NAMES)
     wanted, _, variant = name.partition("/")
     evictor = variant.endswith(EVICTOR)
@@ -130,8 +132,9 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _unknown(kind: str, name: str, known: list[str], file: str) -> UsageError:
-    near = difflib.get_close_matches(name, known, 1, 0.4)
-    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+    names = known if file or kind != "scenario" else [*known, *FAMILIES]
+    near = difflib.get_close_matches(name, names, 1, 0.4)
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
     where = f" in {file}" if file else ""
     return UsageError(f"no {kind} is called {name!r}{where}; {hint}")
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, indivisible, retry, routine
 from smpmmu.engine.steps import TAKEN, Word, cmpxchg, load, store
+from smpmmu.hypervisor.page_types import PageTypes, spde_for
 from smpmmu.machine.cpu import read_cr3
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_PRESENT,
+    PAGE_PSE,
     PAGE_RW,
     allows,
     pfn_of,
@@ -61,6 +63,7 @@ class Hypervisor:
         ipis_drain: what an interrupt handler flushes drains the queue.
         tracking: the shadow is kept stricter than the primary until A and D are set.
         fault_is_atomic: a hidden fault fills the shadow from what the primary still holds.
+        types: page types, where the scenario's tables come and go.
     """
 
     record: Record = Record.ADDRESS
@@ -70,6 +73,7 @@ class Hypervisor:
     ipis_drain: bool = True
     tracking: bool = True
     fault_is_atomic: bool = True
+    types: PageTypes | None = None
 
 
 def gpte_to_spte(gpte: int, *, tracking: bool = True) -> int:
@@ -95,8 +99,12 @@ def shadow_of(guest: Memory, tables: tuple[int, ...], knobs: Hypervisor, number:
 
 def spte_of(cpu: Cpu, gpte: Word) -> Word:
     """Return the shadow entry of a leaf of the guest's, in the shadow that `cpu` walks."""
+    name = cpu.walked.prefix + gpte.name
     initial = gpte_to_spte(gpte.initial, tracking=cpu.hypervisor.tracking)
-    return Word(cpu.walked.prefix + gpte.name, gpte.width, initial, format=gpte.format)
+    if cpu.hypervisor.types is not None:  # some frames have no shadow at first
+        shadowed = {cpu.walked.table(f, i).name: v for f, i, v in cpu.walked.entries}
+        initial = shadowed.get(name, 0)
+    return Word(name, gpte.width, initial, format=gpte.format)
 
 
 @indivisible(SYNC_IS_ATOMIC)
@@ -116,31 +124,43 @@ async def set_spte(cpu: Cpu, ptep: Word, gpte: int) -> None:
     await store(spte_of(cpu, ptep), gpte_to_spte(gpte, tracking=cpu.hypervisor.tracking))
 
 
-async def demand_page(cpu: Cpu, addr: int, *, write: bool) -> bool:
+async def demand_page(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> bool:
     """Answer a hidden fault: fill the shadow from the primary, or False if Linux must fault.
 
     The guest's own code may change its tables at any moment.
     """
     directory = cpu.memory.table(await read_cr3(cpu), pgd_index(addr))
     gpde = await load(directory)
-    if not allows(gpde, write=write):
+    if not allows(gpde, write=write, user=user):
         return False
-    ptep = cpu.memory.table(pfn_of(gpde), pte_index(addr))
+    ptep = directory
+    if not gpde & PAGE_PSE:
+        if cpu.hypervisor.types is not None and not await fill_directory(cpu, directory):
+            return False
+        ptep = cpu.memory.table(pfn_of(gpde), pte_index(addr))
     how = fill if cpu.hypervisor.fault_is_atomic else fill_torn
-    return await retry(how, cpu, ptep, write=write)
+    return await retry(how, cpu, ptep, write=write, user=user)
 
 
 @indivisible(FAULT_IS_ATOMIC)
-async def fill(cpu: Cpu, ptep: Word, *, write: bool) -> bool | Again:
+async def fill_directory(cpu: Cpu, directory: Word) -> bool:
+    """Fill the shadow of a directory entry; False if it leads to no page table that is known."""
+    spde = await spde_for(cpu, await load(directory), linking=False)
+    await store(spte_of(cpu, directory), spde)
+    return spde != 0
+
+
+@indivisible(FAULT_IS_ATOMIC)
+async def fill(cpu: Cpu, ptep: Word, *, write: bool, user: bool = True) -> bool | Again:
     """Set A (and D for a write) in the primary, and fill the shadow from it."""
-    return await fill_torn(cpu, ptep, write=write)
+    return await fill_torn(cpu, ptep, write=write, user=user)
 
 
 @routine
-async def fill_torn(cpu: Cpu, ptep: Word, *, write: bool) -> bool | Again:
+async def fill_torn(cpu: Cpu, ptep: Word, *, write: bool, user: bool = True) -> bool | Again:
     """Do what `fill` does; other CPUs can move between reading the primary and filling."""
     gpte = await load(ptep)
-    if not allows(gpte, write=write):
+    if not allows(gpte, write=write, user=user):
         return False
     wanted = gpte | PAGE_ACCESSED | (PAGE_DIRTY if write else 0)
     if wanted != gpte:

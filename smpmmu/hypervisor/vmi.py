@@ -11,6 +11,17 @@ from __future__ import annotations
 
 from smpmmu.engine.routines import instruction, routine
 from smpmmu.engine.steps import Word, load, store, xchg
+from smpmmu.hypervisor.page_types import (
+    ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    PD,
+    PT,
+    announce,
+    announce_clone,
+    check,
+    page_type,
+    release,
+    spde_for,
+)
 from smpmmu.hypervisor.shadow import (
     Record,
     demand_page,
@@ -20,7 +31,7 @@ from smpmmu.hypervisor.shadow import (
 )
 from smpmmu.kernel.paravirt import AddressSpace, ParavirtOps
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
-from smpmmu.machine.entries import ENTRY, PAGE_PRESENT, pfn_of
+from smpmmu.machine.entries import ENTRY, PAGE_PRESENT, PAGE_SHIFT, pfn_of
 from smpmmu.machine.memory import pgd_index, pte_index
 
 DEFERRED_SLOTS = 2
@@ -50,12 +61,44 @@ async def drain(cpu: Cpu) -> None:
         if not ptep:
             return
         word = cpu.memory.at(ptep)
+        if not await is_page_table(cpu, ptep):
+            continue
         if cpu.hypervisor.record is Record.VALUE:
             await set_spte(cpu, word, await xchg(deferred_value(cpu, slot), 0))
         elif cpu.hypervisor.record is Record.TORN:
             await sync_entry_torn(cpu, word)
         else:
             await sync_entry(cpu, word)
+
+
+async def is_page_table(cpu: Cpu, ptep: int) -> bool:
+    """Whether there is a shadow for the frame that `ptep` lies in; no step if types are not kept.
+
+    C: check_page_type
+    """
+    if cpu.hypervisor.types is None:
+        return True
+    known = await load(page_type(cpu, ptep >> PAGE_SHIFT)) == PT
+    check(cpu, known, ONLY_ANNOUNCED_FRAMES_ARE_UPDATED)
+    return known
+
+
+@routine
+async def set_shadow(cpu: Cpu, ptep: int, value: int, kinds: int) -> None:
+    """Write the shadow of an entry in a frame that is one of `kinds`.
+
+    C: check_page_type, and what the hypervisor does then
+    """
+    word = cpu.memory.at(ptep)
+    if cpu.hypervisor.types is None:
+        await set_spte(cpu, word, value)
+        return
+    kind = await load(page_type(cpu, ptep >> PAGE_SHIFT))
+    check(cpu, kind & kinds, ONLY_ANNOUNCED_FRAMES_ARE_UPDATED)
+    if kind == PD:
+        await set_spte(cpu, word, await spde_for(cpu, value, linking=True))
+    elif kind == PT:
+        await set_spte(cpu, word, value)
 
 
 @routine
@@ -98,7 +141,8 @@ async def vmi_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
     """
     await store(cpu.memory.at(ptep), pteval)
     await supersede(cpu, ptep)
-    await set_spte(cpu, cpu.memory.at(ptep), pteval)
+    # set_pmd_pte writes directory entries with it as well; the level is not looked at.
+    await set_shadow(cpu, ptep, pteval, PT | PD)
 
 
 async def vmi_set_pte_at(cpu: Cpu, mm: object, addr: int, ptep: int, pteval: int) -> None:
@@ -116,7 +160,8 @@ async def vmi_update_pte(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
     C: vmi_update_pte
     """
     await supersede(cpu, ptep)
-    await sync_entry(cpu, cpu.memory.at(ptep))
+    if await is_page_table(cpu, ptep):
+        await sync_entry(cpu, cpu.memory.at(ptep))
 
 
 @instruction
@@ -186,10 +231,65 @@ async def flush_tlb(cpu: Cpu, *, everything: bool) -> None:
 
 
 @routine
-async def vmi_page_fault(cpu: Cpu, addr: int, *, write: bool) -> bool:
+async def vmi_page_fault(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> bool:
     """Drain the queue, then try to answer the fault from the primary."""
     await drain(cpu)
-    return await demand_page(cpu, addr, write=write)
+    return await demand_page(cpu, addr, write=write, user=user)
+
+
+@instruction
+async def vmi_set_pmd(cpu: Cpu, pmdp: int, pmdval: int) -> None:
+    """Write a directory entry and its shadow.
+
+    C: vmi_set_pmd
+    """
+    await store(cpu.memory.at(pmdp), pmdval)
+    await set_shadow(cpu, pmdp, pmdval, PD)
+
+
+@instruction
+async def vmi_allocate_pt(cpu: Cpu, pfn: int) -> None:
+    """Learn of a page table: VMI_AllocatePage, VMI_PAGE_L1.
+
+    C: vmi_allocate_pt
+    """
+    await announce(cpu, pfn, PT)
+
+
+@instruction
+async def vmi_allocate_pd(cpu: Cpu, pfn: int) -> None:
+    """Learn of a page directory: VMI_AllocatePage, VMI_PAGE_L2.
+
+    C: vmi_allocate_pd
+    """
+    await announce(cpu, pfn, PD)
+
+
+@instruction
+async def vmi_allocate_pd_clone(cpu: Cpu, pfn: int, clonepfn: int, start: int, count: int) -> None:
+    """Learn of a directory that is partly a copy: VMI_AllocatePage, VMI_PAGE_CLONE.
+
+    C: vmi_allocate_pd_clone
+    """
+    await announce_clone(cpu, pfn, clonepfn, start, count)
+
+
+@instruction
+async def vmi_release_pt(cpu: Cpu, pfn: int) -> None:
+    """Forget a page table: VMI_ReleasePage.
+
+    C: vmi_release_pt
+    """
+    await release(cpu, pfn, PT)
+
+
+@instruction
+async def vmi_release_pd(cpu: Cpu, pfn: int) -> None:
+    """Forget a page directory: VMI_ReleasePage.
+
+    C: vmi_release_pd
+    """
+    await release(cpu, pfn, PD)
 
 
 vmi = ParavirtOps(
@@ -202,4 +302,10 @@ vmi = ParavirtOps(
     flush_tlb_single=vmi_flush_tlb_single,
     write_cr3=vmi_write_cr3,
     page_fault=vmi_page_fault,
+    set_pmd=vmi_set_pmd,
+    alloc_pt=vmi_allocate_pt,
+    alloc_pd=vmi_allocate_pd,
+    alloc_pd_clone=vmi_allocate_pd_clone,
+    release_pt=vmi_release_pt,
+    release_pd=vmi_release_pd,
 )

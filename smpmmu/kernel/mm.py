@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smpmmu.engine.steps import Word
-from smpmmu.machine.entries import PAGE_SHIFT
+from smpmmu.machine.entries import PAGE_SHIFT, pfn_of
 from smpmmu.machine.memory import ENTRY_SIZE, pgd_index, pte_index
 from smpmmu.machine.spinlock import spinlock
 
@@ -70,6 +70,19 @@ class MmStruct:
 
 INIT_MM = MmStruct(number=INIT_MM_NUMBER, pgd=0x7F)
 """The kernel's own address space; nothing is mapped for user code in swapper_pg_dir."""
+
+
+def pmd_offset(pgd: int, addr: int) -> int:
+    """Return the physical address of the entry for `addr` in the page directory `pgd`."""
+    return (pgd << PAGE_SHIFT) + pgd_index(addr) * ENTRY_SIZE
+
+
+def pte_offset_kernel(pmdval: int, addr: int) -> int:
+    """Return the physical address of the entry for `addr` in the table that a directory entry has.
+
+    C: pte_offset_kernel, pte_offset_map
+    """
+    return (pfn_of(pmdval) << PAGE_SHIFT) + pte_index(addr) * ENTRY_SIZE
 
 
 @dataclass(frozen=True, slots=True)

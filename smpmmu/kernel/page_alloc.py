@@ -9,12 +9,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from smpmmu.engine.local import call
 from smpmmu.engine.routines import routine
-from smpmmu.engine.steps import TAKEN, Step, When
+from smpmmu.engine.steps import TAKEN, Step, When, Word, fetch_xor, load
 from smpmmu.machine.memory import OWNER_SHIFT, PAGE_FROZEN, PAGE_OWNER
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
+    from smpmmu.scenario import Setup
+
+memory_is_short = Word("memory is short", 1)
+"""Others of whom nothing else is modelled have taken, or given back, the last free frame."""
+
+
+async def others() -> None:
+    """Take the last free frame, or give it back."""
+    await fetch_xor(memory_is_short, 1)
+
+
+def install_shortage(setup: Setup) -> None:
+    """Let memory become short, and no longer, at any time: every allocation may fail."""
+    setup.daemon(0, "others", call(others))
 
 
 @routine
@@ -33,6 +48,8 @@ async def alloc_page(cpu: Cpu, frames: tuple[int, ...], owner: int) -> int:
 
     C: alloc_page
     """
+    if cpu.linux.short and await load(memory_is_short):
+        return 0
     for pfn in frames:
         page = cpu.memory.page(pfn)
         free = When(PAGE_OWNER, 0)

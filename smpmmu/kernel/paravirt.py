@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smpmmu.engine.steps import store
+from smpmmu.kernel.page_hooks import AS_MERGED, PageHooks
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
 
 Hook = Callable[..., Awaitable[None]]
@@ -40,6 +41,14 @@ class Linux:
         get_and_clear_hooked: ptep_get_and_clear notifies (since 8ecb8950695, 2.6.20).
         test_and_clear_deferred: ptep_test_and_clear_young and _dirty defer (0013572b2ae,
             2.6.22-rc1); if not, they notify at once (d6f8bb1310d, 2.6.22-rc5).
+        page_hooks: where the page allocation hooks stand.
+        frames: frames that the page allocator has, in the order in which it hands them out.
+        online: CPUs that smp_call_function reaches.
+        short: an allocation may fail at any time (`page_alloc.memory_is_short`).
+        pgds: (bit in pgd_list, frame) of the page directories that can be on it; the last is the
+            one that pgd_alloc hands out.
+        listed: pgd_list at first.
+        gather: pages that a mmu_gather holds before it flushes and frees them (FREE_PTE_NR).
         clear_refs_flushes_locked: clear_refs flushes for each page table that it changed, before
             it gives the lock back (proposed against the former, not merged).
     """
@@ -49,6 +58,13 @@ class Linux:
     get_and_clear_hooked: bool = True
     test_and_clear_deferred: bool = True
     clear_refs_flushes_locked: bool = False
+    page_hooks: PageHooks = AS_MERGED
+    frames: tuple[int, ...] = ()
+    online: tuple[int, ...] = (0, 1)
+    short: bool = False
+    pgds: tuple[tuple[int, int], ...] = ()
+    listed: int = 0b11
+    gather: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +80,15 @@ class ParavirtOps:
         flush_tlb_kernel: (cpu): drop everything cached here.
         flush_tlb_single: (cpu, addr): INVLPG.
         write_cr3: (cpu, root): change the page directory.
-        page_fault: (cpu, addr, *, write): a walk found no right; True if it is to be retried.
+        page_fault: (cpu, addr, *, write, user=True): a walk found no right; True if it is to be
+            retried.
+        set_pmd: (cpu, pmdp, pmdval): write a directory entry.
+        alloc_pt: (cpu, pfn): a frame is about to become a page table.
+        alloc_pd: (cpu, pfn): likewise a page directory.
+        alloc_pd_clone: (cpu, pfn, clonepfn, start, count): likewise, with `count` entries from
+            `start` on copied from another one.
+        release_pt: (cpu, pfn): a frame is no longer a page table.
+        release_pd: (cpu, pfn): likewise a page directory.
     """
 
     set_pte: Hook
@@ -76,6 +100,12 @@ class ParavirtOps:
     flush_tlb_single: Hook
     write_cr3: Hook
     page_fault: Callable[..., Awaitable[bool]]
+    set_pmd: Hook
+    alloc_pt: Hook
+    alloc_pd: Hook
+    alloc_pd_clone: Hook
+    release_pt: Hook
+    release_pd: Hook
 
 
 async def native_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
@@ -130,9 +160,21 @@ async def native_write_cr3(cpu: Cpu, root: int) -> None:
     await load_cr3(cpu, root)
 
 
-async def native_page_fault(cpu: Cpu, addr: int, *, write: bool) -> bool:
+async def native_page_fault(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> bool:
     """Give every fault to Linux."""
     return False
+
+
+async def native_set_pmd(cpu: Cpu, pmdp: int, pmdval: int) -> None:
+    """Write a directory entry.
+
+    C: native_set_pmd
+    """
+    await store(cpu.memory.at(pmdp), pmdval)
+
+
+async def native_page_nop(cpu: Cpu, *frames: int) -> None:
+    """Do nothing: a processor knows page tables by walking them."""
 
 
 native = ParavirtOps(
@@ -145,4 +187,10 @@ native = ParavirtOps(
     flush_tlb_single=native_flush_tlb_single,
     write_cr3=native_write_cr3,
     page_fault=native_page_fault,
+    set_pmd=native_set_pmd,
+    alloc_pt=native_page_nop,
+    alloc_pd=native_page_nop,
+    alloc_pd_clone=native_page_nop,
+    release_pt=native_page_nop,
+    release_pd=native_page_nop,
 )

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.routines import routine
+from smpmmu.engine.routines import bug_on, routine
 from smpmmu.engine.steps import Word, load, store
-from smpmmu.kernel.mm import INIT_MM
+from smpmmu.kernel.mm import INIT_MM, pmd_offset, pte_offset_kernel
+from smpmmu.kernel.page_alloc import free_page
+from smpmmu.kernel.pageattr import PAGE_KERNEL
+from smpmmu.kernel.pgalloc import ENOMEM, pte_alloc_kernel
+from smpmmu.kernel.pgd import pgd_list, pgd_list_del, pgd_lock
+from smpmmu.kernel.pgtable import ptep_get_and_clear, set_pte_at
 from smpmmu.kernel.smp import flush_tlb_all
-from smpmmu.machine.entries import PAGE_PRESENT
+from smpmmu.machine.cpu import read_cr3
+from smpmmu.machine.entries import PAGE_PRESENT, entry, pfn_of
 from smpmmu.machine.memory import pgd_index
 from smpmmu.machine.rwlock import rwlock, write_lock, write_unlock
 from smpmmu.machine.spinlock import (
@@ -20,7 +26,6 @@ from smpmmu.machine.spinlock import (
     spin_lock_irqsave,
     spin_unlock,
     spin_unlock_irqrestore,
-    spinlock,
 )
 
 if TYPE_CHECKING:
@@ -28,10 +33,6 @@ if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
 VMALLOC_START = 0xF8800000
-
-pgd_lock = spinlock("pgd_lock")
-pgd_list = Word("pgd_list", 2, 0b11)
-"""Whose directories are listed, a bit for each mm by its number; at first mm1's and mm2's."""
 
 vmlist_lock = rwlock("vmlist_lock")
 vmlist = Word("vmlist", 1, 1)
@@ -51,7 +52,7 @@ async def vmalloc_sync_all(cpu: Cpu, mms: tuple[MmStruct, ...], *, irqsave: bool
         flags = await spin_lock_irqsave(pgd_lock)
     else:
         await spin_lock(pgd_lock)
-    listed = await load(pgd_list)
+    listed = await load(pgd_list(cpu))
     for mm in mms:
         if listed & mm.number:
             # Another CPU may hold this lock and wait for us to answer its shootdown.
@@ -74,9 +75,9 @@ async def vmalloc_sync_one(cpu: Cpu, pgd: int, address: int) -> None:
     pmd_k = await load(cpu.memory.table(INIT_MM.pgd, pgd_index(address)))
     if not pmd_k & PAGE_PRESENT:
         return
-    pmd = cpu.memory.table(pgd, pgd_index(address))
-    if not await load(pmd, PAGE_PRESENT):
-        await store(pmd, pmd_k)
+    pmd = pmd_offset(pgd, address)
+    if not await load(cpu.memory.at(pmd), PAGE_PRESENT):
+        await cpu.pv.set_pmd(cpu, pmd, pmd_k)
 
 
 @routine
@@ -87,8 +88,7 @@ async def pgd_dtor(cpu: Cpu, mm: MmStruct) -> None:
     Model: the list is a word of bits, so taking off what is off already changes nothing.
     """
     await spin_lock(pgd_lock)
-    listed = await load(pgd_list)
-    await store(pgd_list, listed & ~mm.number)
+    await pgd_list_del(cpu, mm.number)
     await spin_unlock(pgd_lock)
 
 
@@ -110,3 +110,58 @@ async def remove_vm_area(cpu: Cpu, online: tuple[int, ...], *, flush_after_unloc
     await write_unlock(vmlist_lock)
     if flush_after_unlock:
         await flush_tlb_all(cpu, online)
+
+
+@routine
+async def vmalloc_fault(cpu: Cpu, address: int) -> bool:
+    """Copy the kernel's directory entry for `address` to the directory in CR3; False if it is none.
+
+    No lock is taken, since what the kernel's directory leads to is never freed.
+
+    C: vmalloc_fault, arch/i386/mm/fault.c
+    """
+    # Not current->active_mm: this may be in the middle of switch_mm.
+    pgd = await read_cr3(cpu)
+    pmd_k = await load(cpu.memory.at(pmd_offset(INIT_MM.pgd, address)))
+    if not pmd_k & PAGE_PRESENT:
+        return False
+    pmd = pmd_offset(pgd, address)
+    value = await load(cpu.memory.at(pmd))
+    if not value & PAGE_PRESENT:
+        await cpu.pv.set_pmd(cpu, pmd, pmd_k)
+    else:
+        bug_on(pfn_of(value) != pfn_of(pmd_k), "copies_of_kernel_entries_agree")
+    pte_k = pte_offset_kernel(pmd_k, address)
+    return await load(cpu.memory.at(pte_k), PAGE_PRESENT) != 0
+
+
+async def map_vm_area(cpu: Cpu, address: int, page: int) -> int:
+    """Map a page of the kernel's own at `address`, in its directory only; 0, or -ENOMEM.
+
+    C: map_vm_area, vmap_pte_range
+    """
+    pmd = pmd_offset(INIT_MM.pgd, address)
+    absent = not await load(cpu.memory.at(pmd), PAGE_PRESENT)
+    if absent and await pte_alloc_kernel(cpu, pmd):
+        return ENOMEM
+    pte = pte_offset_kernel(await load(cpu.memory.at(pmd)), address)
+    await set_pte_at(cpu, INIT_MM, address, pte, entry(page, PAGE_KERNEL))
+    return 0
+
+
+async def unmap_vm_area(cpu: Cpu, address: int, *, frees_table: bool) -> None:
+    """Unmap the page at `address`; with `frees_table`, unlike the C, the page table goes as well.
+
+    C: unmap_vm_area, vunmap_pte_range
+    """
+    pmd = pmd_offset(INIT_MM.pgd, address)
+    value = await load(cpu.memory.at(pmd))
+    if not value & PAGE_PRESENT:
+        return
+    await ptep_get_and_clear(cpu, INIT_MM, address, pte_offset_kernel(value, address))
+    if frees_table:
+        await cpu.pv.set_pmd(cpu, pmd, 0)
+        await cpu.pv.release_pt(cpu, pfn_of(value))
+    await flush_tlb_all(cpu, cpu.linux.online)
+    if frees_table:
+        await free_page(cpu, pfn_of(value))

@@ -64,7 +64,12 @@ def pfn_of(value: int) -> int:
     return value >> PAGE_SHIFT
 
 
-def allows(value: int, *, write: bool) -> bool:
-    """Whether an entry of any level lets user code read, or write."""
-    needed = PAGE_PRESENT | PAGE_USER | (PAGE_RW if write else 0)
+def allows(value: int, *, write: bool, user: bool = True) -> bool:
+    """Whether an entry of any level lets user code, or with CR0.WP the kernel, read or write."""
+    needed = PAGE_PRESENT | (PAGE_USER if user else 0) | (PAGE_RW if write else 0)
     return value & needed == needed
+
+
+def small_page(pde: int, index: int) -> int:
+    """Return what a TLB keeps of page `index` of the large page that a directory entry maps."""
+    return entry(pfn_of(pde) + index, pde & FLAGS & ~PAGE_PSE)

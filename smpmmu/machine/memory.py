@@ -68,3 +68,13 @@ def pgd_index(addr: int) -> int:
 def pte_index(addr: int) -> int:
     """Return the index of `addr` in its page table."""
     return addr >> PAGE_SHIFT & PTRS_PER_PTE - 1
+
+
+def pgd_indices(pages: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the indices of a page directory that addresses in `pages` have, each once."""
+    return tuple(dict.fromkeys(pgd_index(addr) for addr in pages))
+
+
+def pte_indices(pages: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the indices of a page table that addresses in `pages` have, each once."""
+    return tuple(dict.fromkeys(pte_index(addr) for addr in pages))

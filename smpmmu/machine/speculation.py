@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.routines import indivisible, routine
 from smpmmu.engine.steps import TAKEN, Step, Wait, When, cmpxchg, load
 from smpmmu.machine.cpu import read_cr3
-from smpmmu.machine.entries import FLAGS, PAGE_ACCESSED, PAGE_PRESENT, TLB_ENTRY, WALKING, pfn_of
+from smpmmu.machine.entries import (
+    FLAGS,
+    PAGE_ACCESSED,
+    PAGE_PRESENT,
+    PAGE_PSE,
+    TLB_ENTRY,
+    WALKING,
+    pfn_of,
+    small_page,
+)
 from smpmmu.machine.memory import pgd_index, pte_index
 from smpmmu.machine.walker import CACHED, combined
 
@@ -41,8 +50,10 @@ async def speculate(cpu: Cpu, addr: int) -> None:
     pde = await visit(cpu, addr, directory)
     if not pde & PAGE_PRESENT:
         return
-    leaf = cpu.walked.table(pfn_of(pde), pte_index(addr))
-    pte = await visit(cpu, addr, leaf)
+    if pde & PAGE_PSE:
+        pte = small_page(pde, pte_index(addr))
+    else:
+        pte = await visit(cpu, addr, cpu.walked.table(pfn_of(pde), pte_index(addr)))
     if not pte & PAGE_PRESENT:
         return
     kept = combined(pde, pte) & (CACHED | ~FLAGS)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry, routine
 from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load
 from smpmmu.machine.cpu import read_cr3
@@ -30,6 +29,7 @@ from smpmmu.machine.entries import (
     WALKING,
     allows,
     pfn_of,
+    small_page,
 )
 from smpmmu.machine.memory import (
     OWNER_SHIFT,
@@ -41,6 +41,7 @@ from smpmmu.machine.memory import (
 )
 
 if TYPE_CHECKING:
+    from smpmmu.engine.steps import Word
     from smpmmu.machine.cpu import Cpu
 
 NO_WRITE_AFTER_PROMISE = "no_write_after_promise"
@@ -91,7 +92,7 @@ async def store_instruction(cpu: Cpu, addr: int) -> Access | Again:
 
 
 @routine
-async def translate(cpu: Cpu, addr: int, *, write: bool) -> int | None:
+async def translate(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> int | None:
     """Return the frame of `addr` from the TLB or by a walk that fills it; None for a fault.
 
     An entry that is cached without the right faults as it is; one that is cached writable and
@@ -99,12 +100,12 @@ async def translate(cpu: Cpu, addr: int, *, write: bool) -> int | None:
     this CPU.
     """
     cached = await load(cpu.tlb(addr), ~WALKING)
-    allowed = allows(cached, write=write)
+    allowed = allows(cached, write=write, user=user)
     if allowed and (cached & PAGE_DIRTY or not write):
         return pfn_of(cached)
     found = 0
     if allowed or not cached & PAGE_PRESENT:
-        found = await retry(walk, cpu, addr, write=write)
+        found = await retry(walk, cpu, addr, write=write, user=user)
     if not found:
         if cached & PAGE_PRESENT and cpu.fault_drops:
             await drop(cpu, addr)
@@ -113,7 +114,7 @@ async def translate(cpu: Cpu, addr: int, *, write: bool) -> int | None:
     return pfn_of(found)
 
 
-async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
+async def walk(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> int | Again:
     """Read the levels and set A (and D for a write); the leaf with its rights, 0 for a fault.
 
     AGAIN if an entry changed between being read and being marked: the walk begins anew, within
@@ -121,26 +122,32 @@ async def walk(cpu: Cpu, addr: int, *, write: bool) -> int | Again:
     """
     directory = cpu.walked.table(await read_cr3(cpu), pgd_index(addr))
     pde = await load(directory)
-    if not allows(pde, write=write):
+    if not allows(pde, write=write, user=user):
         return 0
     if pde & PAGE_PSE:
-        msg = f"{directory.name} maps a large page, which is not modelled"
-        raise ModelError(msg)
+        large = await mark(directory, pde, write=write)
+        return large if isinstance(large, Again) else small_page(large, pte_index(addr))
     if not pde & PAGE_ACCESSED:
         set_accessed = await cmpxchg(directory, pde, pde | PAGE_ACCESSED)
         if not set_accessed & TAKEN:
             return AGAIN
     leaf = cpu.walked.table(pfn_of(pde), pte_index(addr))
     pte = await load(leaf)
-    if not allows(pte, write=write):
+    if not allows(pte, write=write, user=user):
         return 0
+    marked = await mark(leaf, pte, write=write)
+    return marked if isinstance(marked, Again) else combined(pde, marked)
+
+
+async def mark(leaf: Word, pte: int, *, write: bool) -> int | Again:
+    """Set A (and D for a write) in a leaf read as `pte`; AGAIN if it has changed since."""
     wanted = pte | PAGE_ACCESSED | (PAGE_DIRTY if write else 0)
     if wanted != pte:
         # Another CPU may have changed the entry since it was read.
         updated = await cmpxchg(leaf, pte, wanted)
         if not updated & TAKEN:
             return AGAIN
-    return combined(pde, wanted)
+    return wanted
 
 
 def combined(pde: int, pte: int) -> int:

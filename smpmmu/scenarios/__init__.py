@@ -25,8 +25,27 @@ NAMES = (
     "clear_refs",
     "macros_as_written",
     "shootdown_deadlocks",
+    "pte_alloc_race",
+    "page_table_free",
+    "pgd_lifetime",
+    "change_page_attr",
+    "vmalloc_fault",
+    "boot_page_tables",
 )
 """The catalogue in the order of the main table; each is a module of this package."""
+
+
+FAMILIES = {
+    "page_tables": (
+        "pte_alloc_race",
+        "page_table_free",
+        "pgd_lifetime",
+        "change_page_attr",
+        "vmalloc_fault",
+        "boot_page_tables",
+    ),
+}
+"""Names that stand for several scenarios of the catalogue."""
 
 
 def scenario(name: str) -> Scenario:

@@ -27,6 +27,7 @@ from smpmmu.engine.steps import Word, load, local_irq_disable, local_irq_enable,
 from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.kernel.mm import INIT_MM, MmStruct, VmAreaStruct
 from smpmmu.kernel.paravirt import Linux, native
+from smpmmu.kernel.pgd import pgd_lock
 from smpmmu.kernel.smp import (
     call_lock,
     flush_tlb_all,
@@ -38,7 +39,6 @@ from smpmmu.kernel.softirq import install_device, schedule_work, work_pending, w
 from smpmmu.kernel.vmalloc import (
     VMALLOC_START,
     pgd_dtor,
-    pgd_lock,
     remove_vm_area,
     vmalloc_sync_all,
     vmlist,

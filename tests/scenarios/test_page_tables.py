@@ -1,0 +1,159 @@
+"""The second patch: every hook with a variant that needs it, findings beside their repairs."""
+
+from __future__ import annotations
+
+import pytest
+
+import smpmmu
+from smpmmu.engine.verdict import Verdict
+from smpmmu.hypervisor import page_types as types
+from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, NO_WRITE_AFTER_PROMISE
+from smpmmu.scenarios import FAMILIES, NAMES
+from smpmmu.scenarios.allocation import MAPPED_PAGES_ARE_REACHABLE, By
+from smpmmu.scenarios.change_page_attr import LINEAR_MAP_IS_ALWAYS_MAPPED
+from smpmmu.targets import find, one
+from tests.scenarios.judging import foretold, outcome
+
+FAMILY = FAMILIES["page_tables"]
+TARGETS = {target.name: target for target in find("page_tables")}
+
+# Written down apart from the scenarios.
+VIOLATED = {
+    "pte_alloc_race/not_announced": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "pte_alloc_race/not_announced_promises": MAPPED_PAGES_ARE_REACHABLE,
+    "pte_alloc_race/announced_after_link": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "pte_alloc_race/announced_when_allocated": types.FREE_FRAMES_ARE_NORMAL,
+    "page_table_free/released_after_remove": types.FREE_FRAMES_ARE_NORMAL,
+    "page_table_free/released_after_remove_promises": MAPPED_PAGES_ARE_REACHABLE,
+    "page_table_free/released_before_unlink": types.TABLES_ARE_UNLINKED_WHEN_RELEASED,
+    "page_table_free/not_released": types.FREE_FRAMES_ARE_NORMAL,
+    "page_table_free/released_twice": types.ONLY_ANNOUNCED_FRAMES_ARE_RELEASED,
+    "page_table_free/released_twice_promises": MAPPED_PAGES_ARE_REACHABLE,
+    "page_table_free/walker_after_both": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "page_table_free/walker_after_both_value_untracked_ipis_keep": NO_ACCESS_TO_FREED_FRAME,
+    "pgd_lifetime/clone_compared": types.CLONES_ARE_COPIES,
+    "pgd_lifetime/copied_before_lock": NO_WRITE_AFTER_PROMISE,
+    "pgd_lifetime/copied_before_lock_native": NO_WRITE_AFTER_PROMISE,
+    "pgd_lifetime/cloned_before_lock": NO_WRITE_AFTER_PROMISE,
+    "pgd_lifetime/cloned_after_lock": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "pgd_lifetime/cloned_after_lock_promises": NO_WRITE_AFTER_PROMISE,
+    "pgd_lifetime/not_cloned": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "pgd_lifetime/destroyed": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "pgd_lifetime/destroyed_not_released": types.FREE_FRAMES_ARE_NORMAL,
+    "pgd_lifetime/destroyed_released_twice": types.ONLY_ANNOUNCED_FRAMES_ARE_RELEASED,
+    "change_page_attr/split": types.ANNOUNCED_FRAMES_ARE_ZERO,
+    "change_page_attr/split_not_announced": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "change_page_attr/split_not_announced_promises": LINEAR_MAP_IS_ALWAYS_MAPPED,
+    "change_page_attr/split_announced_after_fill": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "change_page_attr/split_announced_after_link": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "change_page_attr/split_announced_after_link_promises": LINEAR_MAP_IS_ALWAYS_MAPPED,
+    "change_page_attr/revert": types.TABLES_ARE_UNLINKED_WHEN_RELEASED,
+    "change_page_attr/revert_promises": LINEAR_MAP_IS_ALWAYS_MAPPED,
+    "change_page_attr/revert_not_released": types.FREE_FRAMES_ARE_NORMAL,
+    "change_page_attr/both_native": NO_WRITE_AFTER_PROMISE,
+    "change_page_attr/both_promises": NO_WRITE_AFTER_PROMISE,
+    "vmalloc_fault/not_announced": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "vmalloc_fault/not_announced_promises": MAPPED_PAGES_ARE_REACHABLE,
+    "vmalloc_fault/announced_after_link": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "vmalloc_fault/announced_after_link_promises": MAPPED_PAGES_ARE_REACHABLE,
+    "vmalloc_fault/table_freed": types.TABLES_ARE_UNLINKED_WHEN_RELEASED,
+    "boot_page_tables/vmi": types.ANNOUNCED_FRAMES_ARE_ZERO,
+    "boot_page_tables/vmi_no_pse_promises": LINEAR_MAP_IS_ALWAYS_MAPPED,
+    "boot_page_tables/root_claims_nothing": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "boot_page_tables/root_not_announced": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "boot_page_tables/boot_tables_claim_zero": types.ANNOUNCED_FRAMES_ARE_ZERO,
+    "boot_page_tables/fixmap_not_announced": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "boot_page_tables/fixmap_announced_after_link": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+}
+PROMISES = {
+    NO_ACCESS_TO_FREED_FRAME,
+    NO_WRITE_AFTER_PROMISE,
+    LINEAR_MAP_IS_ALWAYS_MAPPED,
+    MAPPED_PAGES_ARE_REACHABLE,
+}
+HOLDING = [name for name in TARGETS if name not in VIOLATED]
+
+REPAIRS = {
+    # The finding, and what it holds with.
+    "pgd_lifetime/destroyed": "pgd_lifetime/destroyed_released_after",
+    "pgd_lifetime/clone_compared": "pgd_lifetime/clone_compared_pgd_locked",
+    "pgd_lifetime/cloned_after_lock_promises": "pgd_lifetime/vmi_promises",
+    "pgd_lifetime/cloned_after_lock": "pgd_lifetime/vmi",
+    "page_table_free/released_after_remove": "page_table_free/vmi",
+    "page_table_free/walker_after_both": "page_table_free/walker_under_rmap_lock",
+    "change_page_attr/split": "change_page_attr/split_zeroed_page",
+    "change_page_attr/revert": "change_page_attr/revert_released_after",
+    "change_page_attr/revert_promises": "change_page_attr/revert_released_after_promises",
+    "change_page_attr/both_native": "change_page_attr/both_native_rechecked",
+    "change_page_attr/both_promises": "change_page_attr/both_rechecked_promises",
+    "boot_page_tables/vmi": "boot_page_tables/boot_tables_claim_nothing",
+    "boot_page_tables/vmi_no_pse_promises": "boot_page_tables/boot_tables_no_pse_promises",
+}
+
+
+def test_the_family_is_all_of_them() -> None:
+    assert set(FAMILY) <= set(NAMES)
+    assert [name for name in NAMES if name in FAMILY] == list(FAMILY)
+    assert {name.split("/")[0] for name in TARGETS} == set(FAMILY)
+
+
+def test_what_is_expected() -> None:
+    found = {n: t.variant.expected.name for n, t in TARGETS.items() if t.variant.expected}
+    assert found.keys() == TARGETS.keys()
+    assert {name: broken for name, broken in found.items() if broken} == VIOLATED
+
+
+def test_a_variant_is_judged_by_one_kind_of_property() -> None:
+    for name, broken in VIOLATED.items():
+        by = dict(TARGETS[name].variant.knobs)["by"]
+        assert (by is By.PAGE_TYPES) is (broken not in PROMISES), name
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_scenario_is_there_without_a_hypervisor(name: str) -> None:
+    native = [t for t in find(name) if dict(t.variant.knobs)["by"] is By.NATIVE]
+    assert any(t.name in HOLDING for t in native)
+
+
+def test_every_repair_holds() -> None:
+    assert REPAIRS.keys() <= VIOLATED.keys()
+    assert set(REPAIRS.values()) <= set(HOLDING)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_verdict(name: str) -> None:
+    target = TARGETS[name]
+    wanted = foretold(target.scenario, target.variant.name)
+    assert outcome(target.scenario, target.variant.name) == wanted
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_holds_with_evictors(name: str) -> None:
+    target = TARGETS[name]
+    wanted = foretold(target.scenario, target.variant.name)
+    assert outcome(target.scenario, target.variant.name, evictor=True) == wanted
+
+
+LIVE = (
+    "pte_alloc_race/native", "pte_alloc_race/vmi", "pte_alloc_race/announced_when_allocated",
+    "change_page_attr/split_zeroed_page", "change_page_attr/revert_released_after",
+    "change_page_attr/revert", "pgd_lifetime/destroyed", "pgd_lifetime/destroyed_released_after",
+    "pgd_lifetime/destroyed_not_released", "vmalloc_fault/vmi_sync",
+    "boot_page_tables/boot_tables_claim_nothing", "boot_page_tables/vmi",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_the_live_engine_agrees(name: str) -> None:
+    found = smpmmu.explore(one(name).system(), engine="live").exploration
+    assert found.verdict is (Verdict.VIOLATED if name in VIOLATED else Verdict.HOLDS)
+    assert [v.name for v in found.violations] == ([VIOLATED[name]] if name in VIOLATED else [])
+
+
+def test_the_live_engine_agrees_on_every_violation() -> None:
+    system = one("change_page_attr/revert_promises").system()
+    batch, live = (
+        {v.name for v in smpmmu.explore(system, engine=engine, every=True).exploration.violations}
+        for engine in ("batch", "live")
+    )
+    assert batch == live == {LINEAR_MAP_IS_ALWAYS_MAPPED}
