@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import load
 from smpmmu.kernel.page_writeback import set_page_dirty
-from smpmmu.kernel.pgtable import ptep_clear_flush, ptep_clear_flush_young
-from smpmmu.machine.entries import FLAGS, PAGE_DIRTY, PAGE_PRESENT, pfn_of
+from smpmmu.kernel.pgtable import ptep_clear_flush, ptep_clear_flush_young, read_pte
+from smpmmu.machine.entries import FRAME, PAGE_DIRTY, PAGE_PRESENT, pfn_of
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ async def page_check_address(cpu: Cpu, pfn: int, mm: MmStruct, address: int) -> 
         return 0
     ptl = mm.pte_lockptr(address)
     await spin_lock(ptl)
-    word = cpu.memory.at(pte)
-    found = await load(word, word.mask & ~FLAGS | PAGE_PRESENT)
+    found = await read_pte(cpu, pte, FRAME | PAGE_PRESENT)
     if found & PAGE_PRESENT and pfn_of(found) == pfn:
         return pte
     await spin_unlock(ptl)
