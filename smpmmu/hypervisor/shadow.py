@@ -3,7 +3,9 @@
 With A/D tracking, shadow entries are present only if the primary is present and accessed, and
 writable only if it is writable and dirty; what is missing is a hidden fault, which reads the
 primary, sets A or D in it and fills the shadow. Names as in lguest: `g...` the guest's, `s...` the
-shadow's. It must not know Linux.
+shadow's. Entries of PAE, 64 bits, are read and written by the hypervisor at once (assumed: it is
+closed; unverified), and the entries of the root, which a processor keeps, are not shadowed. It must
+not know Linux.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, indivisible, retry, routine
 from smpmmu.engine.steps import TAKEN, Word, cmpxchg, load, store
-from smpmmu.machine.cpu import read_cr3
+from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
@@ -23,7 +25,7 @@ from smpmmu.machine.entries import (
     allows,
     pfn_of,
 )
-from smpmmu.machine.memory import Memory, pgd_index, pte_index
+from smpmmu.machine.memory import Memory, pmd_index, pte_index
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -90,7 +92,7 @@ def shadow_of(guest: Memory, tables: tuple[int, ...], knobs: Hypervisor, number:
         (frame, i, gpte_to_spte(v, tracking=knobs.tracking) if frame in tables else v)
         for frame, i, v in guest.entries
     )
-    return Memory(entries, shadow_prefix(knobs, number))
+    return Memory(entries, shadow_prefix(knobs, number), paging=guest.paging)
 
 
 def spte_of(cpu: Cpu, gpte: Word) -> Word:
@@ -116,31 +118,34 @@ async def set_spte(cpu: Cpu, ptep: Word, gpte: int) -> None:
     await store(spte_of(cpu, ptep), gpte_to_spte(gpte, tracking=cpu.hypervisor.tracking))
 
 
-async def demand_page(cpu: Cpu, addr: int, *, write: bool) -> bool:
+async def demand_page(cpu: Cpu, addr: int, *, write: bool, execute: bool = False) -> bool:
     """Answer a hidden fault: fill the shadow from the primary, or False if Linux must fault.
 
     The guest's own code may change its tables at any moment.
     """
-    directory = cpu.memory.table(await read_cr3(cpu), pgd_index(addr))
-    gpde = await load(directory)
-    if not allows(gpde, write=write):
+    paging, pd = cpu.memory.paging, await page_directory(cpu, addr)
+    if pd is None:
         return False
-    ptep = cpu.memory.table(pfn_of(gpde), pte_index(addr))
+    directory = cpu.memory.table(pd, pmd_index(addr, paging))
+    gpde = await load(directory)
+    if not allows(gpde, write=write, execute=execute):
+        return False
+    ptep = cpu.memory.table(pfn_of(gpde), pte_index(addr, paging))
     how = fill if cpu.hypervisor.fault_is_atomic else fill_torn
-    return await retry(how, cpu, ptep, write=write)
+    return await retry(how, cpu, ptep, write=write, execute=execute)
 
 
 @indivisible(FAULT_IS_ATOMIC)
-async def fill(cpu: Cpu, ptep: Word, *, write: bool) -> bool | Again:
+async def fill(cpu: Cpu, ptep: Word, *, write: bool, execute: bool) -> bool | Again:
     """Set A (and D for a write) in the primary, and fill the shadow from it."""
-    return await fill_torn(cpu, ptep, write=write)
+    return await fill_torn(cpu, ptep, write=write, execute=execute)
 
 
 @routine
-async def fill_torn(cpu: Cpu, ptep: Word, *, write: bool) -> bool | Again:
+async def fill_torn(cpu: Cpu, ptep: Word, *, write: bool, execute: bool) -> bool | Again:
     """Do what `fill` does; other CPUs can move between reading the primary and filling."""
     gpte = await load(ptep)
-    if not allows(gpte, write=write):
+    if not allows(gpte, write=write, execute=execute):
         return False
     wanted = gpte | PAGE_ACCESSED | (PAGE_DIRTY if write else 0)
     if wanted != gpte:
