@@ -133,8 +133,8 @@ async def translate(cpu: Cpu, addr: int, *, write: bool, execute: bool = False) 
 async def walk(cpu: Cpu, addr: int, *, write: bool, execute: bool) -> int | Again:
     """Read the levels and set A (and D for a write); the leaf with its rights, 0 for a fault.
 
-    Both words of an entry are read at once. AGAIN if an entry changed between being read and being marked: the walk begins anew, within
-    the instruction.
+    An entry is read at once, whatever it has of words. AGAIN if one changed between being read and
+    being marked: the walk begins anew, within the instruction.
     """
     paging, pd = cpu.walked.paging, await page_directory(cpu, addr)
     if pd is None:
