@@ -43,6 +43,8 @@ class Linux:
             2.6.22-rc1); if not, they notify at once (d6f8bb1310d, 2.6.22-rc5).
         clear_refs_flushes_locked: clear_refs flushes for each page table that it changed, before
             it gives the lock back (proposed against the former, not merged).
+        pud_populate_flushes: an entry of PAE's root is fetched by all processors that run the mm
+            (4981d01eada5, 2.6.39); if not, by this one (6194ba6ff6c, 2.6.25).
     """
 
     local_first: bool = True
@@ -50,6 +52,7 @@ class Linux:
     get_and_clear_hooked: bool = True
     test_and_clear_deferred: bool = True
     clear_refs_flushes_locked: bool = False
+    pud_populate_flushes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

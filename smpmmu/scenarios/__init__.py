@@ -25,6 +25,7 @@ NAMES = (
     "clear_refs",
     "macros_as_written",
     "shootdown_deadlocks",
+    "pae_words",
 )
 """The catalogue in the order of the main table; each is a module of this package."""
 
