@@ -33,11 +33,13 @@ from smpmmu.kernel.paravirt import Linux, ParavirtOps, native
 from smpmmu.kernel.pgtable import (
     pte_clear,
     ptep_get_and_clear,
+    read_pte,
     set_pte_at,
     set_pte_atomic,
     set_pte_present,
 )
 from smpmmu.kernel.pmd_alloc import pmd_alloc
+from smpmmu.kernel.rmap import page_mkclean_one
 from smpmmu.kernel.smp import flush_tlb_all, flush_tlb_page, install_interrupts
 from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import (
@@ -48,10 +50,11 @@ from smpmmu.machine.entries import (
     PAGE_PRESENT,
     entry,
 )
-from smpmmu.machine.memory import PAE, VERSION_SHIFT, Memory, store_high, store_low
+from smpmmu.machine.memory import PAE, PAGE_FROZEN, VERSION_SHIFT, Memory, store_high, store_low
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import (
     NO_ACCESS_TO_FREED_FRAME,
+    NO_WRITE_AFTER_PROMISE,
     Access,
     user_execute,
     user_write,
@@ -72,6 +75,7 @@ from smpmmu.scenarios.common import (
     guest_memory,
     install_evictor,
     install_walker,
+    promise,
 )
 
 if TYPE_CHECKING:
@@ -138,6 +142,18 @@ async def set_new_present(cpu: Cpu, mm: MmStruct) -> None:
 async def set_new_atomic(cpu: Cpu, mm: MmStruct) -> None:
     """Replace the entry at once."""
     await set_pte_atomic(cpu, mm.pte_offset(ADDR), NEW)
+
+
+async def recache(cpu: Cpu, mm: MmStruct) -> None:
+    """Change a flag of the entry, which may be found absent."""
+    ptep = mm.pte_offset(ADDR)
+    await set_pte_present(cpu, mm, ADDR, ptep, await read_pte(cpu, ptep) | PAGE_PCD)
+
+
+async def recache_atomic(cpu: Cpu, mm: MmStruct) -> None:
+    """Change a flag of the entry at once."""
+    ptep = mm.pte_offset(ADDR)
+    await set_pte_atomic(cpu, ptep, await read_pte(cpu, ptep) | PAGE_PCD)
 
 
 async def clear(cpu: Cpu, mm: MmStruct) -> None:
@@ -260,6 +276,30 @@ def taken_while_written(setup: Setup, *, change: Change) -> None:
     setup.at_quiescence(NO_WRITE_LOST, any_of(count == 0, marked))
     setup.sometimes("the mark was moved", marked)
     setup.sometimes("the write came too late", finished("cpu1") & (count == 0))
+
+
+async def write_back(cpu: Cpu, vma: VmAreaStruct, *, sync: bool) -> None:
+    """Make every entry of the page clean and read-only, then take it for what is on disk.
+
+    C: clear_page_dirty_for_io
+    """
+    await page_mkclean_one(cpu, HIGH_PAGE, vma, ADDR, sync=sync)
+    await promise(cpu.memory.page(HIGH_PAGE))
+
+
+def written_back_while_changed(setup: Setup, *, change: Change, sync: bool) -> None:
+    """A changes an entry whose page B writes back; then C writes: does anybody notice?"""
+    mm = address_space(Flush.UNDER_PTL, (0, 1, 2), PAE)
+    guest = memory(OLD)
+    cpu0, cpu1, cpu2 = vcpus(setup, mm, guest)
+    vma = VmAreaStruct(mm)
+    setup.cpu(0, call(change_and_flush, cpu0, vma, change))
+    setup.cpu(1, call(write_back, cpu1, vma, sync=sync))
+    setup.cpu(2, call(user_write, cpu2, ADDR))
+    promised = value(guest.page(HIGH_PAGE)) & PAGE_FROZEN != 0
+    count = written(guest, HIGH_PAGE)
+    setup.sometimes("the write came first", promised & (count == 1))
+    setup.sometimes("the write was noticed", promised & finished("cpu2") & (count == 0))
 
 
 async def change_page_attr(cpu: Cpu, init_mm: MmStruct, *, atomic: bool) -> None:
@@ -414,6 +454,14 @@ HERE_ONLY = Linux(pud_populate_flushes=False)
     variant("get_and_clear_without_xchg",
             violated(NO_WRITE_LOST, "a walker sets D between the load and the store"),
             race=taken_while_written, change=take_without_xchg),
+    variant("page_mkclean", holds("479db0bf408: it looks at the entry under the ptl"),
+            race=written_back_while_changed, change=recache, sync=True),
+    variant("page_mkclean_peeks",
+            violated(NO_WRITE_AFTER_PROMISE,
+                     "479db0bf408: an entry that is absent for a moment is passed over, dirty"),
+            race=written_back_while_changed, change=recache, sync=False),
+    variant("page_mkclean_peeks_set_pte_atomic", holds("it is never absent"),
+            race=written_back_while_changed, change=recache_atomic, sync=False),
     variant("pud_populate", holds("4981d01eada5: every CPU that runs the mm loads CR3"),
             race=root_populated),
     variant("pud_populate_here_only",

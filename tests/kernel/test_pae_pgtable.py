@@ -30,7 +30,7 @@ from smpmmu.kernel.pgtable import (
     set_pte_atomic,
     set_pte_present,
 )
-from smpmmu.kernel.rmap import page_check_address
+from smpmmu.kernel.rmap import page_check_address, page_mkclean_one
 from smpmmu.machine.entries import FRAME, PAGE_DIRTY, PAGE_NX, PAGE_RW, entry
 from smpmmu.machine.memory import PAE, Memory
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
@@ -288,6 +288,28 @@ def test_an_rmap_walker_finds_a_page_above_4_gib() -> None:
 
     assert ended(alone(call(look, native_cpu(), HIGH_PAGE)))["returned"] == PTEP
     assert ended(alone(call(look, native_cpu(), HIGH_PAGE & 0xFFFFF)))["returned"] == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cleaned"),
+    [
+        (TOUCHED, TOUCHED & ~(PAGE_DIRTY | PAGE_RW), 1),
+        (CLEAN, CLEAN & ~PAGE_RW, 1),
+        (READ_ONLY, READ_ONLY, 0),
+        (0, 0, 0),
+    ],
+)
+@pytest.mark.parametrize("sync", [True, False])
+def test_page_mkclean_takes_d_and_the_right_to_write(
+    before: int, after: int, cleaned: int, *, sync: bool
+) -> None:
+    async def clean(cpu: Cpu) -> None:
+        await store(OUT, await page_mkclean_one(cpu, HIGH_PAGE, VMA, ADDR, sync=sync))
+
+    run = alone(call(clean, native_cpu(before)))
+    assert ended(run)["returned"] == cleaned
+    assert not cleaned or ended(run)[PTE] == entry(HIGH_PAGE, after) | PAGE_NX
+    assert ("lock ptl" in labels(run)) == (sync or before != 0)
 
 
 # Offsets, and set_kernel_exec.
