@@ -72,13 +72,14 @@ def cli() -> None:
 @click.option("--max-memory", metavar="BYTES", callback=lambda _c, _p, v: _bytes(v),
               help="Stop when the search's arrays reach this (as 500M, 2G).")  # fmt: skip
 @click.option("--cells", is_flag=True, help="List the cells of the table with their counts.")
+@click.option("--pae", is_flag=True, help="The table with PAE's entries of two words.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
               help="Variants explored at once, in processes of their own; without it all "
               "processors where there are many variants.")  # fmt: skip
 def explore(
     targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
     engine: str, live_runs: int | None, max_states: int | None, max_seconds: float | None,
-    max_memory: int | None, cells: bool, jobs: int | None,
+    max_memory: int | None, cells: bool, pae: bool, jobs: int | None,
 ) -> NoReturn:  # fmt: skip
     """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
 
@@ -88,7 +89,7 @@ def explore(
     """
     from smpmmu.checking import LIVE_RUNS
     from smpmmu.engine.verdict import Budget
-    from smpmmu.scenarios.theorem import CELLS
+    from smpmmu.scenarios.theorem import CELLS, PAE_CELLS
     from smpmmu.targets import catalogue, find, one
     from smpmmu.work import Job
     from smpmmu.work import save as save_row
@@ -97,11 +98,12 @@ def explore(
     if "all" in targets and not overview:
         msg = "'all' stands alone"
         raise UsageError(msg)
-    if cells and targets:
-        msg = "--cells is for the main table, which has no names"
-        raise UsageError(msg)
+    for option, given in (("--cells", cells), ("--pae", pae)):
+        if given and targets:
+            msg = f"{option} is for the main table, which has no names"
+            raise UsageError(msg)
     if not targets:
-        chosen = [one(cell) for cell in CELLS]
+        chosen = [one(cell) for cell in (PAE_CELLS if pae else CELLS)]
     else:
         chosen = catalogue() if overview else [t for text in targets for t in find(text)]
     budget = Budget(max_states, max_seconds, max_memory)

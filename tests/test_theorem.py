@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from smpmmu.report.rows import Broken, Row
 from smpmmu.report.text import Page
 from smpmmu.report.theorem import MARKS, backing, grid, theorem
 from smpmmu.scenarios.common import Flush, Hook
-from smpmmu.scenarios.theorem import CELLS, COLUMNS
+from smpmmu.scenarios.theorem import CELLS, COLUMNS, PAE_CELLS
 from smpmmu.targets import one
 
 if TYPE_CHECKING:
@@ -47,8 +48,12 @@ def answered(name: str, verdict: str, violated: str) -> Row:
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
+    return as_expected(CELLS)
+
+
+def as_expected(cells: tuple[str, ...]) -> list[Row]:
     found = []
-    for name in CELLS:
+    for name in cells:
         wanted = one(name).variant.expected
         assert wanted is not None
         found.append(answered(name, wanted.verdict.value, wanted.name))
@@ -138,10 +143,27 @@ def test_what_is_vacuous_is_not_said_to_reach_everything(rows: list[Row]) -> Non
     assert "sometimes" not in printed(some, 100, backing)
 
 
-def test_cells_are_for_the_table_alone(shell: Shell) -> None:
-    done = shell("explore", "lock_rule", "--cells")
+def test_with_pae_the_same_grid_says_the_same(rows: list[Row]) -> None:
+    with_pae = as_expected(PAE_CELLS)
+    for compose in (grid, backing):
+        assert printed(with_pae, 100, compose) == printed(rows, 100, compose)
+    assert theorem(with_pae) == SENTENCE
+
+
+def test_each_mode_asks_for_its_own_cells(shell: Shell) -> None:
+    for option, cells in (((), CELLS), (("--pae",), PAE_CELLS)):
+        limits = ("--max-states", "1", "--live-runs", "0", "--jobs", "1")
+        done = shell("explore", *option, *limits, "--format", "json")
+        assert done.status == 3
+        found = json.loads(done.out)["results"]
+        assert [f"{row['scenario']}/{row['variant']}" for row in found] == list(cells)
+
+
+@pytest.mark.parametrize("option", ["--cells", "--pae"])
+def test_an_option_of_the_table_is_for_the_table_alone(option: str, shell: Shell) -> None:
+    done = shell("explore", "lock_rule", option)
     assert done.status == 2
-    assert "--cells is for the main table" in done.err
+    assert f"{option} is for the main table" in done.err
 
 
 def test_a_variant_with_its_evictor_can_be_asked_for(shell: Shell) -> None:

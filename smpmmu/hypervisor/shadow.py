@@ -3,7 +3,9 @@
 With A/D tracking, shadow entries are present only if the primary is present and accessed, and
 writable only if it is writable and dirty; what is missing is a hidden fault, which reads the
 primary, sets A or D in it and fills the shadow. Names as in lguest: `g...` the guest's, `s...` the
-shadow's. It must not know Linux.
+shadow's. Entries of PAE, 64 bits, are read and written by the hypervisor at once (assumed: it is
+closed; unverified), and the entries of the root, which a processor keeps, are not shadowed. It must
+not know Linux.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.routines import AGAIN, Again, indivisible, retry, routine
 from smpmmu.engine.steps import TAKEN, Word, cmpxchg, load, store
 from smpmmu.hypervisor.page_types import PageTypes, spde_for
-from smpmmu.machine.cpu import read_cr3
+from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
@@ -25,7 +27,7 @@ from smpmmu.machine.entries import (
     allows,
     pfn_of,
 )
-from smpmmu.machine.memory import Memory, pgd_index, pte_index
+from smpmmu.machine.memory import Memory, pmd_index, pte_index
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -94,7 +96,7 @@ def shadow_of(guest: Memory, tables: tuple[int, ...], knobs: Hypervisor, number:
         (frame, i, gpte_to_spte(v, tracking=knobs.tracking) if frame in tables else v)
         for frame, i, v in guest.entries
     )
-    return Memory(entries, shadow_prefix(knobs, number))
+    return Memory(entries, shadow_prefix(knobs, number), paging=guest.paging)
 
 
 def spte_of(cpu: Cpu, gpte: Word) -> Word:
@@ -124,22 +126,27 @@ async def set_spte(cpu: Cpu, ptep: Word, gpte: int) -> None:
     await store(spte_of(cpu, ptep), gpte_to_spte(gpte, tracking=cpu.hypervisor.tracking))
 
 
-async def demand_page(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> bool:
+async def demand_page(
+    cpu: Cpu, addr: int, *, write: bool, execute: bool = False, user: bool = True
+) -> bool:
     """Answer a hidden fault: fill the shadow from the primary, or False if Linux must fault.
 
     The guest's own code may change its tables at any moment.
     """
-    directory = cpu.memory.table(await read_cr3(cpu), pgd_index(addr))
+    paging, pd = cpu.memory.paging, await page_directory(cpu, addr)
+    if pd is None:
+        return False
+    directory = cpu.memory.table(pd, pmd_index(addr, paging))
     gpde = await load(directory)
-    if not allows(gpde, write=write, user=user):
+    if not allows(gpde, write=write, execute=execute, user=user):
         return False
     ptep = directory
     if not gpde & PAGE_PSE:
         if cpu.hypervisor.types is not None and not await fill_directory(cpu, directory):
             return False
-        ptep = cpu.memory.table(pfn_of(gpde), pte_index(addr))
+        ptep = cpu.memory.table(pfn_of(gpde), pte_index(addr, paging))
     how = fill if cpu.hypervisor.fault_is_atomic else fill_torn
-    return await retry(how, cpu, ptep, write=write, user=user)
+    return await retry(how, cpu, ptep, write=write, execute=execute, user=user)
 
 
 @indivisible(FAULT_IS_ATOMIC)
@@ -151,16 +158,18 @@ async def fill_directory(cpu: Cpu, directory: Word) -> bool:
 
 
 @indivisible(FAULT_IS_ATOMIC)
-async def fill(cpu: Cpu, ptep: Word, *, write: bool, user: bool = True) -> bool | Again:
+async def fill(cpu: Cpu, ptep: Word, *, write: bool, execute: bool, user: bool) -> bool | Again:
     """Set A (and D for a write) in the primary, and fill the shadow from it."""
-    return await fill_torn(cpu, ptep, write=write, user=user)
+    return await fill_torn(cpu, ptep, write=write, execute=execute, user=user)
 
 
 @routine
-async def fill_torn(cpu: Cpu, ptep: Word, *, write: bool, user: bool = True) -> bool | Again:
+async def fill_torn(
+    cpu: Cpu, ptep: Word, *, write: bool, execute: bool, user: bool
+) -> bool | Again:
     """Do what `fill` does; other CPUs can move between reading the primary and filling."""
     gpte = await load(ptep)
-    if not allows(gpte, write=write, user=user):
+    if not allows(gpte, write=write, execute=execute, user=user):
         return False
     wanted = gpte | PAGE_ACCESSED | (PAGE_DIRTY if write else 0)
     if wanted != gpte:

@@ -29,10 +29,10 @@ from smpmmu.hypervisor.shadow import (
     sync_entry,
     sync_entry_torn,
 )
-from smpmmu.kernel.paravirt import AddressSpace, ParavirtOps
+from smpmmu.kernel.paravirt import AddressSpace, ParavirtOps, native
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
 from smpmmu.machine.entries import ENTRY, PAGE_PRESENT, PAGE_SHIFT, pfn_of
-from smpmmu.machine.memory import pgd_index, pte_index
+from smpmmu.machine.memory import pgd_index, pmd_index, pte_index
 
 DEFERRED_SLOTS = 2
 """Records that a queue holds; a full one is drained, which is always allowed."""
@@ -45,7 +45,8 @@ def deferred(cpu: Cpu, slot: int) -> Word:
 
 def deferred_value(cpu: Cpu, slot: int) -> Word:
     """Return the entry's value that goes with the slot, where records hold values."""
-    return Word(f"{cpu.name}.deferred_value[{slot}]", 32, owner=cpu.name, format=ENTRY)
+    width = cpu.memory.paging.entry_bits
+    return Word(f"{cpu.name}.deferred_value[{slot}]", width, owner=cpu.name, format=ENTRY)
 
 
 def drains(cpu: Cpu) -> bool:
@@ -128,18 +129,24 @@ async def put(cpu: Cpu, slot: int, ptep: int) -> None:
 @routine
 async def refetch(cpu: Cpu, root: int, addr: int) -> None:
     """Bring this vCPU's own shadow of the page of `addr` under `root` up to date."""
-    gpde = await load(cpu.memory.table(root, pgd_index(addr)))
+    paging = cpu.memory.paging
+    if paging.is_pae:
+        pdpte = await load(cpu.memory.table(root, pgd_index(addr, paging)))
+        if not pdpte & PAGE_PRESENT:
+            return
+        root = pfn_of(pdpte)
+    gpde = await load(cpu.memory.table(root, pmd_index(addr, paging)))
     if gpde & PAGE_PRESENT:
-        await sync_entry(cpu, cpu.memory.table(pfn_of(gpde), pte_index(addr)))
+        await sync_entry(cpu, cpu.memory.table(pfn_of(gpde), pte_index(addr, paging)))
 
 
 @instruction
 async def vmi_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
-    """Write an entry and its shadow.
+    """Write an entry, its words in the order that the bare machine has, and its shadow.
 
     C: vmi_set_pte
     """
-    await store(cpu.memory.at(ptep), pteval)
+    await native.set_pte(cpu, ptep, pteval)
     await supersede(cpu, ptep)
     # set_pmd_pte writes directory entries with it as well; the level is not looked at.
     await set_shadow(cpu, ptep, pteval, PT | PD)
@@ -151,6 +158,50 @@ async def vmi_set_pte_at(cpu: Cpu, mm: object, addr: int, ptep: int, pteval: int
     C: vmi_set_pte_at
     """
     await vmi_set_pte(cpu, ptep, pteval)
+
+
+@instruction
+async def vmi_set_pte_present(
+    cpu: Cpu, mm: AddressSpace, addr: int, ptep: int, pteval: int
+) -> None:
+    """Replace an entry; its shadow when this vCPU flushes, or at once if `mm` is not the current.
+
+    C: vmi_set_pte_present, with is_current_as where it must be user
+    """
+    await native.set_pte_present(cpu, mm, addr, ptep, pteval)
+    await defer(cpu, ptep, current=mm.number == cpu.mm.number)
+
+
+@instruction
+async def vmi_set_pte_atomic(cpu: Cpu, ptep: int, pteval: int) -> None:
+    """Replace an entry at once, then bring its shadow up to date.
+
+    C: vmi_set_pte_atomic
+    """
+    await native.set_pte_atomic(cpu, ptep, pteval)
+    await supersede(cpu, ptep)
+    await sync_entry(cpu, cpu.memory.at(ptep))
+
+
+@instruction
+async def vmi_pte_clear(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
+    """Empty an entry and its shadow.
+
+    C: vmi_pte_clear
+    """
+    await native.pte_clear(cpu, mm, addr, ptep)
+    await supersede(cpu, ptep)
+    await set_spte(cpu, cpu.memory.at(ptep), 0)
+
+
+@instruction
+async def vmi_pmd_clear(cpu: Cpu, pmdp: int) -> None:
+    """Empty an entry of a page directory, and its shadow.
+
+    C: vmi_pmd_clear
+    """
+    await native.pmd_clear(cpu, pmdp)
+    await store(cpu.walked.at(pmdp), 0)
 
 
 @instruction
@@ -170,7 +221,11 @@ async def vmi_update_pte_defer(cpu: Cpu, mm: AddressSpace, addr: int, ptep: int)
 
     C: vmi_update_pte_defer, with is_current_as
     """
-    current = mm.is_init or mm.number == cpu.mm.number
+    await defer(cpu, ptep, current=mm.is_init or mm.number == cpu.mm.number)
+
+
+async def defer(cpu: Cpu, ptep: int, *, current: bool) -> None:
+    """Queue the entry if its address space is the `current` one, or bring its shadow up to date."""
     if not current and cpu.hypervisor.current_only:
         await supersede(cpu, ptep)
         await sync_entry(cpu, cpu.memory.at(ptep))
@@ -231,10 +286,12 @@ async def flush_tlb(cpu: Cpu, *, everything: bool) -> None:
 
 
 @routine
-async def vmi_page_fault(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> bool:
+async def vmi_page_fault(
+    cpu: Cpu, addr: int, *, write: bool, execute: bool = False, user: bool = True
+) -> bool:
     """Drain the queue, then try to answer the fault from the primary."""
     await drain(cpu)
-    return await demand_page(cpu, addr, write=write, user=user)
+    return await demand_page(cpu, addr, write=write, execute=execute, user=user)
 
 
 @instruction
@@ -295,6 +352,10 @@ async def vmi_release_pd(cpu: Cpu, pfn: int) -> None:
 vmi = ParavirtOps(
     set_pte=vmi_set_pte,
     set_pte_at=vmi_set_pte_at,
+    set_pte_present=vmi_set_pte_present,
+    set_pte_atomic=vmi_set_pte_atomic,
+    pte_clear=vmi_pte_clear,
+    pmd_clear=vmi_pmd_clear,
     pte_update=vmi_update_pte,
     pte_update_defer=vmi_update_pte_defer,
     flush_tlb_user=vmi_flush_tlb_user,

@@ -9,8 +9,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import routine
-from smpmmu.engine.steps import load
-from smpmmu.kernel.pgtable import ptep_set_access_flags
+from smpmmu.kernel.pgtable import ptep_set_access_flags, read_pte
 from smpmmu.kernel.smp import flush_tlb_page
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_DIRTY, PAGE_PRESENT, PAGE_PROTNONE, PAGE_RW
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
@@ -39,12 +38,12 @@ async def handle_pte_fault(cpu: Cpu, vma: VmAreaStruct, address: int, *, write: 
     """
     mm = vma.vm_mm
     ptep = mm.pte_offset(address)
-    old_entry = entry = await load(cpu.memory.at(ptep))
+    old_entry = entry = await read_pte(cpu, ptep)
     if not entry & (PAGE_PRESENT | PAGE_PROTNONE):
         return Fault.SIGBUS
     ptl = mm.pte_lockptr(address)
     await spin_lock(ptl)
-    if await load(cpu.memory.at(ptep)) != entry:
+    if await read_pte(cpu, ptep) != entry:
         # Another CPU was here first; the access shows whether that was enough.
         await spin_unlock(ptl)
         return Fault.MINOR

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import load
-from smpmmu.kernel.pgtable import ptep_set_wrprotect, set_pte_at
+from smpmmu.kernel.pgtable import ptep_set_wrprotect, read_pte, set_pte_at
 from smpmmu.kernel.smp import flush_tlb_mm
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_PRESENT, PAGE_RW
 from smpmmu.machine.memory import PAGE_SIZE
@@ -59,7 +59,7 @@ async def copy_one_pte(cpu: Cpu, dst_mm: MmStruct, src_mm: MmStruct, addr: int) 
     Model: the counts of references and mappings are left out; see who frees the page.
     """
     src_pte, dst_pte = src_mm.pte_offset(addr), dst_mm.pte_offset(addr)
-    pte = await load(cpu.memory.at(src_pte))
+    pte = await read_pte(cpu, src_pte)
     # A walker may set A or D in the parent's entry from here on; the child's copy has what was.
     await ptep_set_wrprotect(cpu, src_mm, addr, src_pte)
     pte &= ~(PAGE_RW | PAGE_ACCESSED)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from smpmmu.engine.steps import Word
 from smpmmu.machine.entries import PAGE_SHIFT, pfn_of
-from smpmmu.machine.memory import ENTRY_SIZE, pgd_index, pte_index
+from smpmmu.machine.memory import ENTRY_SIZE, NON_PAE, Paging, pgd_index, pmd_index, pte_index
 from smpmmu.machine.spinlock import spinlock
 
 NR_CPUS = 8
@@ -22,10 +22,12 @@ class MmStruct:
 
     Attributes:
         number: 1 to 7; what flush_mm and cpu_tlbstate hold for a pointer to it.
-        pgd: frame of the page directory.
-        tables: (directory index, frame) of the page tables.
+        pgd: frame of the root of its tables: the page directory but in PAE.
+        tables: (address >> PMD_SHIFT, frame) of the page tables.
         cpus: CPUs that have it loaded at first.
         split: each page table has a lock of its own (NR_CPUS >= SPLIT_PTLOCK_CPUS).
+        pmds: (index in the root, frame) of the page directories in PAE.
+        paging: the geometry of its tables.
     """
 
     number: int
@@ -33,6 +35,8 @@ class MmStruct:
     tables: tuple[tuple[int, int], ...] = ()
     cpus: tuple[int, ...] = ()
     split: bool = False
+    pmds: tuple[tuple[int, int], ...] = ()
+    paging: Paging = NON_PAE
 
     @property
     def is_init(self) -> bool:
@@ -61,11 +65,25 @@ class MmStruct:
 
     def page_table(self, addr: int) -> int:
         """Return the frame of the page table for `addr`."""
-        return dict(self.tables)[pgd_index(addr)]
+        return dict(self.tables)[addr >> self.paging.pmd_shift]
 
     def pte_offset(self, addr: int) -> int:
         """Return the physical address of the entry for `addr` in its page table."""
-        return (self.page_table(addr) << PAGE_SHIFT) + pte_index(addr) * ENTRY_SIZE
+        return self._entry(self.page_table(addr), pte_index(addr, self.paging))
+
+    def pmd_offset(self, addr: int) -> int:
+        """Return the physical address of the entry for `addr` in its page directory."""
+        directory = self.pgd
+        if self.paging.is_pae:
+            directory = dict(self.pmds)[pgd_index(addr, self.paging)]
+        return self._entry(directory, pmd_index(addr, self.paging))
+
+    def pud_offset(self, addr: int) -> int:
+        """Return the physical address of the entry for `addr` in the root."""
+        return self._entry(self.pgd, pgd_index(addr, self.paging))
+
+    def _entry(self, table: int, index: int) -> int:
+        return (table << PAGE_SHIFT) + index * self.paging.entry_size
 
 
 INIT_MM = MmStruct(number=INIT_MM_NUMBER, pgd=0x7F)

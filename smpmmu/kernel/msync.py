@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.steps import load
 from smpmmu.kernel.page_writeback import set_page_dirty
-from smpmmu.kernel.pgtable import ptep_clear_flush_dirty
-from smpmmu.machine.entries import FLAGS, PAGE_DIRTY, PAGE_PRESENT, pfn_of
+from smpmmu.kernel.pgtable import ptep_clear_flush_dirty, read_pte
+from smpmmu.machine.entries import FRAME, PAGE_DIRTY, PAGE_PRESENT, pfn_of
 from smpmmu.machine.memory import PAGE_SIZE
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 
@@ -37,7 +37,7 @@ async def msync_pte_range(cpu: Cpu, vma: VmAreaStruct, addr: int, end: int) -> N
             continue
         if not await load(word, PAGE_DIRTY):
             continue
-        pfn = pfn_of(await load(word, word.mask & ~FLAGS))
+        pfn = pfn_of(await read_pte(cpu, pte, FRAME))
         if await ptep_clear_flush_dirty(cpu, vma, address, pte):
             # Every TLB is clean: whoever writes from here on marks the entry again.
             await set_page_dirty(cpu, pfn)

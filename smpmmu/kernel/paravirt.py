@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smpmmu.engine.steps import store
+from smpmmu.kernel import pgtable_3level
 from smpmmu.kernel.page_hooks import AS_MERGED, PageHooks
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
 
@@ -51,6 +52,8 @@ class Linux:
         gather: pages that a mmu_gather holds before it flushes and frees them (FREE_PTE_NR).
         clear_refs_flushes_locked: clear_refs flushes for each page table that it changed, before
             it gives the lock back (proposed against the former, not merged).
+        pud_populate_flushes: an entry of PAE's root is fetched by all processors that run the mm
+            (4981d01eada5, 2.6.39); if not, by this one (6194ba6ff6c, 2.6.25).
     """
 
     local_first: bool = True
@@ -65,6 +68,7 @@ class Linux:
     pgds: tuple[tuple[int, int], ...] = ()
     listed: int = 0b11
     gather: int = 3
+    pud_populate_flushes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,18 @@ class ParavirtOps:
     Attributes:
         set_pte: (cpu, ptep, pteval): write an entry.
         set_pte_at: (cpu, mm, addr, ptep, pteval): write an entry of `mm` at `addr`.
+        set_pte_present: (cpu, mm, addr, ptep, pteval): replace one that may be present (PAE).
+        set_pte_atomic: (cpu, ptep, pteval): replace one that must never be absent (PAE).
+        pte_clear: (cpu, mm, addr, ptep): empty one (PAE).
+        pmd_clear: (cpu, pmdp): empty an entry of a page directory (PAE).
         pte_update: (cpu, mm, addr, ptep): an entry was changed other than by an accessor.
         pte_update_defer: the same, but may be held back until the flush that must follow.
         flush_tlb_user: (cpu): drop what is cached here, but for global entries.
         flush_tlb_kernel: (cpu): drop everything cached here.
         flush_tlb_single: (cpu, addr): INVLPG.
         write_cr3: (cpu, root): change the page directory.
-        page_fault: (cpu, addr, *, write, user=True): a walk found no right; True if it is to be
-            retried.
+        page_fault: (cpu, addr, *, write, execute=False, user=True): a walk found no right; True if
+            it is to be retried.
         set_pmd: (cpu, pmdp, pmdval): write a directory entry.
         alloc_pt: (cpu, pfn): a frame is about to become a page table.
         alloc_pd: (cpu, pfn): likewise a page directory.
@@ -93,6 +101,10 @@ class ParavirtOps:
 
     set_pte: Hook
     set_pte_at: Hook
+    set_pte_present: Hook
+    set_pte_atomic: Hook
+    pte_clear: Hook
+    pmd_clear: Hook
     pte_update: Hook
     pte_update_defer: Hook
     flush_tlb_user: Hook
@@ -113,7 +125,10 @@ async def native_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
 
     C: native_set_pte
     """
-    await store(cpu.memory.at(ptep), pteval)
+    if cpu.memory.paging.is_pae:
+        await pgtable_3level.set_pte(cpu, ptep, pteval)
+    else:
+        await store(cpu.memory.at(ptep), pteval)
 
 
 async def native_set_pte_at(cpu: Cpu, mm: object, addr: int, ptep: int, pteval: int) -> None:
@@ -122,6 +137,22 @@ async def native_set_pte_at(cpu: Cpu, mm: object, addr: int, ptep: int, pteval: 
     C: native_set_pte_at
     """
     await native_set_pte(cpu, ptep, pteval)
+
+
+async def native_set_pte_present(cpu: Cpu, mm: object, addr: int, ptep: int, pteval: int) -> None:
+    """Replace an entry that may be present.
+
+    C: native_set_pte_present
+    """
+    await pgtable_3level.set_pte_present(cpu, ptep, pteval)
+
+
+async def native_pte_clear(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
+    """Empty an entry.
+
+    C: native_pte_clear
+    """
+    await pgtable_3level.pte_clear(cpu, ptep)
 
 
 async def native_nop(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
@@ -160,7 +191,9 @@ async def native_write_cr3(cpu: Cpu, root: int) -> None:
     await load_cr3(cpu, root)
 
 
-async def native_page_fault(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> bool:
+async def native_page_fault(
+    cpu: Cpu, addr: int, *, write: bool, execute: bool = False, user: bool = True
+) -> bool:
     """Give every fault to Linux."""
     return False
 
@@ -180,6 +213,10 @@ async def native_page_nop(cpu: Cpu, *frames: int) -> None:
 native = ParavirtOps(
     set_pte=native_set_pte,
     set_pte_at=native_set_pte_at,
+    set_pte_present=native_set_pte_present,
+    set_pte_atomic=pgtable_3level.set_pte_atomic,
+    pte_clear=native_pte_clear,
+    pmd_clear=pgtable_3level.pte_clear,
     pte_update=native_nop,
     pte_update_defer=native_nop,
     flush_tlb_user=native_flush_tlb,

@@ -2,7 +2,8 @@
 
 It must not know any hypervisor. Source: Linux 2.6.21 and, for the hooks, 789e6ac0a7c; for
 ptep_test_and_clear_young and _dirty 0013572b2ae and d6f8bb1310d (2.6.22). That the patch's macros
-pass `addr` where their parameter is `address` is no race, and is not modelled.
+pass `addr` where their parameter is `address` is no race, and is not modelled. With PAE an entry is
+two words: flags are tested and changed in pte_low alone, and what is read whole is read in two.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import bug_on, holds, routine
-from smpmmu.engine.steps import Step, load, store, xchg
+from smpmmu.engine.steps import Step, load
+from smpmmu.kernel import pgtable_3level
 from smpmmu.kernel.smp import flush_tlb_page
 from smpmmu.machine.entries import (
     ENTRY,
+    HIGH,
+    LOW,
     PAGE_ACCESSED,
     PAGE_BIT_ACCESSED,
     PAGE_BIT_DIRTY,
     PAGE_BIT_RW,
     PAGE_DIRTY,
 )
+from smpmmu.machine.memory import store_low, xchg_low
 
 if TYPE_CHECKING:
     from smpmmu.kernel.mm import MmStruct, VmAreaStruct
@@ -43,6 +48,19 @@ async def test_and_clear_bit(cpu: Cpu, nr: int, addr: int) -> bool:
     word, bit = cpu.memory.at(addr), 1 << nr
     label = f"test_and_clear_bit {ENTRY.show(bit)} {word.name}"
     return await Step(label, word, and_mask=word.mask & ~bit, returns=bit) != 0
+
+
+async def read_pte(cpu: Cpu, ptep: int, mask: int = LOW | HIGH) -> int:
+    """Return what `mask` keeps of an entry: `pte_t entry = *ptep`, and what is tested of it.
+
+    With PAE that is a load for each word of which something is kept, and another CPU may write in
+    between. That the low word is read first is the compiler's choice; unverified.
+    """
+    word = cpu.memory.at(ptep)
+    pte = await load(word, mask & LOW) if mask & LOW else 0
+    if cpu.memory.paging.is_pae and mask & HIGH:
+        pte |= await load(word, mask & HIGH)
+    return pte
 
 
 async def pte_lock_held(mm: MmStruct, addr: int, where: str) -> None:
@@ -71,6 +89,43 @@ async def set_pte_at(cpu: Cpu, mm: MmStruct, addr: int, ptep: int, pteval: int) 
     await cpu.pv.set_pte_at(cpu, mm, addr, ptep, pteval)
 
 
+async def set_pte_present(cpu: Cpu, mm: MmStruct, addr: int, ptep: int, pteval: int) -> None:
+    """Replace the entry of `mm` for `addr`, which may be present, through the accessor.
+
+    C: set_pte_present; set_pte_at but in PAE
+    Holds: the ptl
+    """
+    await pte_lock_held(mm, addr, "set_pte_present")
+    if cpu.memory.paging.is_pae:
+        await cpu.pv.set_pte_present(cpu, mm, addr, ptep, pteval)
+    else:
+        await cpu.pv.set_pte_at(cpu, mm, addr, ptep, pteval)
+
+
+async def set_pte_atomic(cpu: Cpu, ptep: int, pteval: int) -> None:
+    """Replace an entry that nobody may find absent through the accessor.
+
+    C: set_pte_atomic; set_pte but in PAE
+    """
+    if cpu.memory.paging.is_pae:
+        await cpu.pv.set_pte_atomic(cpu, ptep, pteval)
+    else:
+        await cpu.pv.set_pte(cpu, ptep, pteval)
+
+
+async def pte_clear(cpu: Cpu, mm: MmStruct, addr: int, ptep: int) -> None:
+    """Empty the entry of `mm` for `addr` through the accessor.
+
+    C: pte_clear; set_pte_at of 0 but in PAE
+    Holds: the ptl
+    """
+    await pte_lock_held(mm, addr, "pte_clear")
+    if cpu.memory.paging.is_pae:
+        await cpu.pv.pte_clear(cpu, mm, addr, ptep)
+    else:
+        await cpu.pv.set_pte_at(cpu, mm, addr, ptep, 0)
+
+
 @routine
 async def ptep_set_access_flags(
     cpu: Cpu, vma: VmAreaStruct, address: int, ptep: int, entry: int, *, dirty: bool
@@ -83,7 +138,7 @@ async def ptep_set_access_flags(
     await pte_lock_held(vma.vm_mm, address, "ptep_set_access_flags")
     if dirty:
         # Not a locked instruction: A and D are both being set, so nothing can be lost.
-        await store(cpu.memory.at(ptep), entry)
+        await store_low(cpu.memory.at(ptep), entry)
         await cpu.pv.pte_update_defer(cpu, vma.vm_mm, address, ptep)
         await macro_flush(cpu, vma, address)
 
@@ -189,7 +244,10 @@ async def ptep_get_and_clear(cpu: Cpu, mm: MmStruct, addr: int, ptep: int) -> in
     """
     await pte_lock_held(mm, addr, "ptep_get_and_clear")
     # A walker may set A and D until the very exchange.
-    pte = await xchg(cpu.memory.at(ptep), 0)
+    if cpu.memory.paging.is_pae:
+        pte = await pgtable_3level.ptep_get_and_clear(cpu, ptep)
+    else:
+        pte = await xchg_low(cpu.memory.at(ptep), 0)
     if cpu.linux.get_and_clear_hooked:
         await cpu.pv.pte_update(cpu, mm, addr, ptep)
     return pte

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import load
 from smpmmu.kernel.page_writeback import set_page_dirty
-from smpmmu.kernel.pgtable import ptep_clear_flush, ptep_clear_flush_young
-from smpmmu.machine.entries import FLAGS, PAGE_DIRTY, PAGE_PRESENT, pfn_of
+from smpmmu.kernel.pgtable import ptep_clear_flush, ptep_clear_flush_young, read_pte, set_pte_at
+from smpmmu.machine.entries import FRAME, PAGE_DIRTY, PAGE_PRESENT, PAGE_RW, pfn_of
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 
 if TYPE_CHECKING:
@@ -35,20 +35,24 @@ class Swap(enum.Enum):
 
 
 @routine
-async def page_check_address(cpu: Cpu, pfn: int, mm: MmStruct, address: int) -> int:
+async def page_check_address(
+    cpu: Cpu, pfn: int, mm: MmStruct, address: int, *, sync: bool = False
+) -> int:
     """Return the entry that maps the page at `address`, with its ptl held; 0 if it does not.
+
+    With `sync` it is certain of that: since 479db0bf408 (2.6.27) it can be asked to look under the
+    ptl alone.
 
     C: page_check_address
     Model: the upper levels stay in place here, and are not read.
     """
     pte = mm.pte_offset(address)
     # A quick look without the lock; whoever fills the entry after it was not seen.
-    if not await load(cpu.memory.at(pte), PAGE_PRESENT):
+    if not sync and not await load(cpu.memory.at(pte), PAGE_PRESENT):
         return 0
     ptl = mm.pte_lockptr(address)
     await spin_lock(ptl)
-    word = cpu.memory.at(pte)
-    found = await load(word, word.mask & ~FLAGS | PAGE_PRESENT)
+    found = await read_pte(cpu, pte, FRAME | PAGE_PRESENT)
     if found & PAGE_PRESENT and pfn_of(found) == pfn:
         return pte
     await spin_unlock(ptl)
@@ -93,6 +97,27 @@ async def try_to_unmap_one(
         await set_page_dirty(cpu, pfn)
     await spin_unlock(ptl)
     return Swap.SUCCESS
+
+
+@routine
+async def page_mkclean_one(
+    cpu: Cpu, pfn: int, vma: VmAreaStruct, address: int, *, sync: bool = True
+) -> bool:
+    """Clear D and the right to write, so that the next write is noticed; whether one was set.
+
+    C: page_mkclean_one; `sync` since 479db0bf408 (2.6.27)
+    """
+    mm = vma.vm_mm
+    pte = await page_check_address(cpu, pfn, mm, address, sync=sync)
+    if not pte:
+        return False
+    ret = await load(cpu.memory.at(pte), PAGE_DIRTY | PAGE_RW) != 0
+    if ret:
+        # No CPU has D cached any more when the clean entry appears.
+        entry = await ptep_clear_flush(cpu, vma, address, pte)
+        await set_pte_at(cpu, mm, address, pte, entry & ~(PAGE_DIRTY | PAGE_RW))
+    await spin_unlock(mm.pte_lockptr(address))
+    return ret
 
 
 async def page_referenced(cpu: Cpu, pfn: int, vmas: tuple[VmAreaStruct, ...], address: int) -> bool:

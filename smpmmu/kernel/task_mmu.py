@@ -12,7 +12,7 @@ from smpmmu.engine.steps import load
 from smpmmu.kernel.pgtable import ptep_test_and_clear_young
 from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_range
 from smpmmu.machine.entries import PAGE_PRESENT
-from smpmmu.machine.memory import PAGE_SIZE, pgd_index
+from smpmmu.machine.memory import PAGE_SIZE
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ async def clear_refs_smap(cpu: Cpu, vma: VmAreaStruct, addresses: tuple[int, ...
 async def walk_pmd_range(cpu: Cpu, vma: VmAreaStruct, addr: int, end: int) -> None:
     """Go over a page table if there is one.
 
-    C: walk_pmd_range, with the two levels of i386
+    C: walk_pmd_range
+    Model: in PAE the root's entry, which never changes, is not read.
     """
-    if await load(cpu.memory.table(vma.vm_mm.pgd, pgd_index(addr)), PAGE_PRESENT):
+    if await load(cpu.memory.at(vma.vm_mm.pmd_offset(addr)), PAGE_PRESENT):
         await clear_refs_pte_range(cpu, vma, addr, end)
 
 

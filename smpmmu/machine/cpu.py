@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import indivisible
 from smpmmu.engine.steps import Step, Wait, When, Word, fetch_and, fetch_or, load, store
-from smpmmu.machine.entries import PAGE_GLOBAL, PAGE_SHIFT, TLB_ENTRY, WALKING
+from smpmmu.machine.entries import (
+    ENTRY,
+    PAGE_GLOBAL,
+    PAGE_PRESENT,
+    PAGE_SHIFT,
+    TLB_ENTRY,
+    WALKING,
+    pfn_of,
+)
+from smpmmu.machine.memory import pgd_index
 
 if TYPE_CHECKING:
     from smpmmu.machine.memory import Memory
@@ -34,13 +43,16 @@ class Cpu:
         number: as in smp_processor_id().
         memory: physical memory as Linux sees it.
         walked: the tables that this CPU's walker reads: `memory`, or the hypervisor's shadow.
-        root: frame of the page directory that CR3 holds at first, which is that of one of `mms`
+        root: frame of the root of the tables (the page directory, or with PAE the
+            page-directory-pointer table) that CR3 holds at first, which is that of one of `mms`
             if it ever changes.
         pv: the hook table (`kernel/paravirt.py`).
         mm: the thread's current->active_mm; another thread on the CPU has another record.
         pages: the virtual addresses whose translations it can come to cache.
         mms: the address spaces that it changes between; if there are none, CR3 and its
             cpu_tlbstate stay as they are and are not read.
+        root_changes: with PAE, entries of the root are written while it is loaded, so that a load
+            of CR3 with what it holds can fetch others.
         kernel_thread: current->mm is NULL: the thread borrows `mm`.
         lazy: it begins with a borrowed address space, as after enter_lazy_tlb.
         fault_drops: a page fault drops what is cached for its page.
@@ -57,6 +69,7 @@ class Cpu:
     mm: Any
     pages: tuple[int, ...]
     mms: tuple[Any, ...] = ()
+    root_changes: bool = False
     kernel_thread: bool = False
     lazy: bool = False
     fault_drops: bool = True
@@ -82,8 +95,13 @@ class Cpu:
 
     @property
     def cr3(self) -> Word:
-        """The frame of the page directory in use."""
+        """The frame of the root of the tables in use."""
         return Word(f"{self.name}.cr3", 20, self.root, owner=self.name)
+
+    def pdpte(self, index: int) -> Word:
+        """Return an entry of the root as the processor keeps it since CR3 was loaded (PAE)."""
+        initial = self.memory.table(self.root, index).initial
+        return Word(f"{self.name}.pdpte[{index}]", 64, initial, owner=self.name, format=ENTRY)
 
     def tlb(self, addr: int) -> Word:
         """Return the TLB entry for the page of `addr`: 0, or a leaf entry as it was cached.
@@ -95,7 +113,8 @@ class Cpu:
         if page not in [each >> PAGE_SHIFT for each in self.pages]:
             msg = f"{self.name} uses address {addr:#x}, which is not among its pages"
             raise ModelError(msg)
-        return Word(f"{self.name}.tlb[{page:#x}]", 32, owner=self.name, format=TLB_ENTRY)
+        width = self.memory.paging.entry_bits
+        return Word(f"{self.name}.tlb[{page:#x}]", width, owner=self.name, format=TLB_ENTRY)
 
     def pending(self, vector: int) -> Word:
         """Return the bit in which the local APIC keeps `vector` until it is taken."""
@@ -108,8 +127,32 @@ def irr(number: int, vector: int) -> Word:
 
 
 async def read_cr3(cpu: Cpu) -> int:
-    """Return the frame of the page directory in use; no step on a CPU that never changes it."""
+    """Return the frame of the root in use; no step on a CPU that never changes it."""
     return await load(cpu.cr3) if cpu.switches else cpu.root
+
+
+async def page_directory(cpu: Cpu, addr: int) -> int | None:
+    """Return the frame of the page directory for `addr` as a walk finds it; None if there is none.
+
+    Without PAE that is what CR3 holds. With PAE it is what the last load of CR3 found in the
+    root: what was stored there since makes no difference. No step on a CPU where that is constant.
+    """
+    paging = cpu.memory.paging
+    if not paging.is_pae:
+        return await read_cr3(cpu)
+    kept = cpu.pdpte(pgd_index(addr, paging))
+    pdpte = await load(kept) if cpu.switches or cpu.root_changes else kept.initial
+    return pfn_of(pdpte) if pdpte & PAGE_PRESENT else None
+
+
+async def load_pdptes(cpu: Cpu, root: int) -> None:
+    """Fetch the entries of the root that this CPU can use, from memory as it is now (PAE).
+
+    They are not shadowed: a hypervisor takes them over when it is told of the load.
+    """
+    paging = cpu.memory.paging
+    for index in dict.fromkeys(pgd_index(addr, paging) for addr in cpu.pages):
+        await store(cpu.pdpte(index), await load(cpu.memory.table(root, index)))
 
 
 async def invlpg(cpu: Cpu, addr: int) -> None:
@@ -122,12 +165,14 @@ async def invlpg(cpu: Cpu, addr: int) -> None:
 
 @indivisible(FLUSH_IS_ONE)
 async def load_cr3(cpu: Cpu, root: int) -> None:
-    """Change the page directory; drop what is not global and abort the walks in flight.
+    """Change the root; drop what is not global and abort the walks in flight.
 
     Instruction: MOV to CR3
     """
     if cpu.switches:
         await store(cpu.cr3, root)
+    if cpu.memory.paging.is_pae and (cpu.switches or cpu.root_changes):
+        await load_pdptes(cpu, root)
     for addr in cpu.pages:
         await fetch_and(cpu.tlb(addr), ~WALKING)
         label = f"drop {cpu.tlb(addr).name} unless global"
@@ -138,8 +183,12 @@ async def load_cr3(cpu: Cpu, root: int) -> None:
 async def flush_global(cpu: Cpu) -> None:
     """Drop everything that is cached, and abort the walks in flight.
 
+    With PAE it fetches the entries of the root anew (general x86 knowledge; unverified).
+
     Instruction: MOV to CR4, switching PGE off and on
     """
+    if cpu.memory.paging.is_pae and cpu.root_changes:
+        await load_pdptes(cpu, await read_cr3(cpu))
     for addr in cpu.pages:
         await invlpg(cpu, addr)
 

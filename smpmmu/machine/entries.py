@@ -1,6 +1,7 @@
-"""Page-table entries of i386 without PAE: 32 bits, a frame number above twelve flag bits.
+"""Page-table entries of i386: a frame number above twelve flag bits, and with PAE NX on top.
 
-It must not know where entries lie. Source: include/asm-i386/pgtable.h, Linux 2.6.21.
+They have 32 bits, or 64 with PAE, which the kernel writes as two words, `LOW` and `HIGH`. It must
+not know where entries lie. Source: include/asm-i386/pgtable.h, Linux 2.6.21.
 """
 
 from __future__ import annotations
@@ -8,9 +9,14 @@ from __future__ import annotations
 from smpmmu.engine.steps import Format
 
 PAGE_SHIFT = 12
+LOW = 0xFFFFFFFF
+"""The bits of an entry that pte_low holds: without PAE, all."""
+HIGH = LOW << 32
+"""The bits of an entry that pte_high holds."""
 PAGE_BIT_RW = 1
 PAGE_BIT_ACCESSED = 5
 PAGE_BIT_DIRTY = 6
+PAGE_BIT_NX = 63
 
 PAGE_PRESENT = 0x001
 PAGE_RW = 0x002
@@ -28,11 +34,15 @@ PAGE_GLOBAL = 0x100
 PAGE_UNUSED1 = 0x200
 PAGE_UNUSED2 = 0x400
 PAGE_UNUSED3 = 0x800
+PAGE_NX = 1 << PAGE_BIT_NX
+"""What is mapped cannot be executed. Without PAE there is no such bit."""
 PAGE_TABLE = PAGE_PRESENT | PAGE_RW | PAGE_USER | PAGE_ACCESSED | PAGE_DIRTY
 """What a page-directory entry of a user page table holds."""
 KERNPG_TABLE = PAGE_PRESENT | PAGE_RW | PAGE_ACCESSED | PAGE_DIRTY
 """What a page-directory entry of a kernel page table holds."""
 FLAGS = (1 << PAGE_SHIFT) - 1
+FRAME = (1 << 52) - 1 & ~FLAGS
+"""The bits of an entry that hold the frame."""
 
 WALKING = PAGE_UNUSED3
 """In a TLB entry, where no software bit is kept: a speculative walk for the page is in flight."""
@@ -49,6 +59,7 @@ _NAMES = (
     (PAGE_GLOBAL, "G"),
     (PAGE_UNUSED1, "sw1"),
     (PAGE_UNUSED2, "sw2"),
+    (PAGE_NX, "NX"),
 )
 ENTRY = Format(flags=(*_NAMES, (PAGE_UNUSED3, "sw3")), frame_shift=PAGE_SHIFT)
 TLB_ENTRY = Format(flags=(*_NAMES, (WALKING, "walking")), frame_shift=PAGE_SHIFT)
@@ -61,15 +72,18 @@ def entry(pfn: int, flags: int) -> int:
 
 def pfn_of(value: int) -> int:
     """Return the frame that an entry maps."""
-    return value >> PAGE_SHIFT
+    return (value & FRAME) >> PAGE_SHIFT
 
 
-def allows(value: int, *, write: bool, user: bool = True) -> bool:
-    """Whether an entry of any level lets user code, or with CR0.WP the kernel, read or write."""
+def allows(value: int, *, write: bool, execute: bool = False, user: bool = True) -> bool:
+    """Whether an entry of a page directory or page table allows an access.
+
+    It is one by user code, or by the kernel, which CR0.WP keeps from writing too.
+    """
     needed = PAGE_PRESENT | (PAGE_USER if user else 0) | (PAGE_RW if write else 0)
-    return value & needed == needed
+    return value & (needed | (PAGE_NX if execute else 0)) == needed
 
 
 def small_page(pde: int, index: int) -> int:
     """Return what a TLB keeps of page `index` of the large page that a directory entry maps."""
-    return entry(pfn_of(pde) + index, pde & FLAGS & ~PAGE_PSE)
+    return entry(pfn_of(pde) + index, pde & (FLAGS | PAGE_NX) & ~PAGE_PSE)

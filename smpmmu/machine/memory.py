@@ -1,4 +1,4 @@
-"""Physical memory: frames of 1024 words, which are page tables or data as they are used.
+"""Physical memory: frames, which are page tables or data as they are used; geometry of tables.
 
 A word comes into being when it is first touched, so tables have their true geometry at no cost.
 It must not know who walks the tables.
@@ -8,14 +8,48 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smpmmu.engine.steps import Format, Word
-from smpmmu.machine.entries import ENTRY, PAGE_SHIFT
+from smpmmu.engine.steps import Format, Step, Word, store, xchg
+from smpmmu.machine.entries import ENTRY, HIGH, LOW, PAGE_SHIFT
 
 PAGE_SIZE = 1 << PAGE_SHIFT
 ENTRY_SIZE = 4
 PGDIR_SHIFT = 22
 PTRS_PER_PGD = 1024
 PTRS_PER_PTE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """The geometry of page tables.
+
+    Attributes:
+        entry_size: of an entry, in bytes.
+        levels: (shift, number of entries) of a table of each level, from the root on.
+    """
+
+    entry_size: int
+    levels: tuple[tuple[int, int], ...]
+
+    @property
+    def entry_bits(self) -> int:
+        """Bits of an entry."""
+        return self.entry_size * 8
+
+    @property
+    def is_pae(self) -> bool:
+        """Whether entries have two words, and the root's are kept in the processor."""
+        return self.entry_bits == 64
+
+    @property
+    def pmd_shift(self) -> int:
+        """Address bits below which a page table tells pages apart."""
+        return self.levels[-2][0]
+
+
+NON_PAE = Paging(ENTRY_SIZE, ((PGDIR_SHIFT, PTRS_PER_PGD), (PAGE_SHIFT, PTRS_PER_PTE)))
+"""A page directory and page tables; Linux folds its pmd into the pgd."""
+PAE = Paging(8, ((30, 4), (21, 512), (PAGE_SHIFT, 512)))
+"""A page-directory-pointer table (Linux's pgd), page directories (pmd) and page tables."""
 
 PAGE_FROZEN = 0x1
 """Ghost bit of a data frame: somebody was promised that it no longer changes."""
@@ -30,6 +64,11 @@ PAGE_DATA = Format(
 )
 
 
+ENTRY_SIZE = NON_PAE.entry_size
+PTRS_PER_PGD = PTRS_PER_PTE = 1024
+"""Without PAE, as the code of page directories and large pages knows them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What memory holds at first.
@@ -38,21 +77,23 @@ class Memory:
         entries: page-table entries as (frame, index, value), the rest zero.
         prefix: what names of table entries begin with, to tell shadow tables from the guest's.
         owners: data frames as (frame, number of an address space or 0); the rest belong to 1.
+        paging: the geometry of page tables.
     """
 
     entries: tuple[tuple[int, int, int], ...] = ()
     prefix: str = ""
     owners: tuple[tuple[int, int], ...] = ()
+    paging: Paging = NON_PAE
 
     def table(self, frame: int, index: int) -> Word:
         """Return entry `index` of the table in `frame`."""
         found = [v for f, i, v in self.entries if (f, i) == (frame, index)]
         name = f"{self.prefix}{frame:#x}[{index}]"
-        return Word(name, 32, found[-1] if found else 0, format=ENTRY)
+        return Word(name, self.paging.entry_bits, found[-1] if found else 0, format=ENTRY)
 
     def at(self, address: int) -> Word:
         """Return the table entry at a physical address, which is what a `ptep` is."""
-        return self.table(address >> PAGE_SHIFT, address % PAGE_SIZE // ENTRY_SIZE)
+        return self.table(address >> PAGE_SHIFT, address % PAGE_SIZE // self.paging.entry_size)
 
     def page(self, frame: int) -> Word:
         """Return a data frame, as one word: its version and its ghost bits."""
@@ -60,14 +101,19 @@ class Memory:
         return Word(f"page {frame:#x}", 10, owner << OWNER_SHIFT, format=PAGE_DATA)
 
 
-def pgd_index(addr: int) -> int:
-    """Return the index of `addr` in the page directory."""
-    return addr >> PGDIR_SHIFT & PTRS_PER_PGD - 1
+def pgd_index(addr: int, paging: Paging = NON_PAE) -> int:
+    """Return the index of `addr` in the root: without PAE, the page directory."""
+    return _index(addr, paging.levels[0])
 
 
-def pte_index(addr: int) -> int:
+def pmd_index(addr: int, paging: Paging = NON_PAE) -> int:
+    """Return the index of `addr` in its page directory."""
+    return _index(addr, paging.levels[-2])
+
+
+def pte_index(addr: int, paging: Paging = NON_PAE) -> int:
     """Return the index of `addr` in its page table."""
-    return addr >> PAGE_SHIFT & PTRS_PER_PTE - 1
+    return _index(addr, paging.levels[-1])
 
 
 def pgd_indices(pages: tuple[int, ...]) -> tuple[int, ...]:
@@ -78,3 +124,36 @@ def pgd_indices(pages: tuple[int, ...]) -> tuple[int, ...]:
 def pte_indices(pages: tuple[int, ...]) -> tuple[int, ...]:
     """Return the indices of a page table that addresses in `pages` have, each once."""
     return tuple(dict.fromkeys(pte_index(addr) for addr in pages))
+
+
+def _index(addr: int, level: tuple[int, int]) -> int:
+    shift, entries = level
+    return addr >> shift & entries - 1
+
+
+# The two words of an entry with PAE, each written by a store of its own.
+
+
+def store_low(word: Word, value: int) -> Step:
+    """Write the low word of an entry; of one that has no other, all."""
+    if word.width == 32:
+        return store(word, value)
+    return _store_half(word, value, LOW, "low")
+
+
+def store_high(word: Word, value: int) -> Step:
+    """Write the high word of an entry."""
+    return _store_half(word, value, HIGH, "high")
+
+
+def xchg_low(word: Word, value: int) -> Step:
+    """Write the low word of an entry with a locked instruction; return what it was."""
+    if word.width == 32:
+        return xchg(word, value)
+    label = f"xchg low {word.name} = {ENTRY.show(value & LOW)}"
+    return Step(label, word, and_mask=HIGH, xor_mask=value & LOW, returns=LOW)
+
+
+def _store_half(word: Word, value: int, half: int, name: str) -> Step:
+    label = f"store {name} {word.name} = {ENTRY.show(value & half)}"
+    return Step(label, word, and_mask=~half, xor_mask=value & half)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import indivisible, routine
 from smpmmu.engine.steps import TAKEN, Step, Wait, When, cmpxchg, load
-from smpmmu.machine.cpu import read_cr3
+from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     FLAGS,
     PAGE_ACCESSED,
@@ -24,7 +24,7 @@ from smpmmu.machine.entries import (
     pfn_of,
     small_page,
 )
-from smpmmu.machine.memory import pgd_index, pte_index
+from smpmmu.machine.memory import pmd_index, pte_index
 from smpmmu.machine.walker import CACHED, combined
 
 if TYPE_CHECKING:
@@ -46,14 +46,17 @@ async def speculate(cpu: Cpu, addr: int) -> None:
     word = cpu.tlb(addr)
     begins = Wait(PAGE_PRESENT, 0)
     await Step("begin to walk", word, wait=begins, and_mask=~WALKING, xor_mask=WALKING)
-    directory = cpu.walked.table(await read_cr3(cpu), pgd_index(addr))
+    paging, pd = cpu.walked.paging, await page_directory(cpu, addr)
+    if pd is None:
+        return
+    directory = cpu.walked.table(pd, pmd_index(addr, paging))
     pde = await visit(cpu, addr, directory)
     if not pde & PAGE_PRESENT:
         return
     if pde & PAGE_PSE:
-        pte = small_page(pde, pte_index(addr))
+        pte = small_page(pde, pte_index(addr, paging))
     else:
-        pte = await visit(cpu, addr, cpu.walked.table(pfn_of(pde), pte_index(addr)))
+        pte = await visit(cpu, addr, cpu.walked.table(pfn_of(pde), pte_index(addr, paging)))
     if not pte & PAGE_PRESENT:
         return
     kept = combined(pde, pte) & (CACHED | ~FLAGS)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry, routine
 from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load
-from smpmmu.machine.cpu import read_cr3
+from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     FLAGS,
     PAGE_ACCESSED,
     PAGE_DIRTY,
+    PAGE_NX,
     PAGE_PRESENT,
     PAGE_PSE,
     PAGE_RW,
@@ -36,7 +37,7 @@ from smpmmu.machine.memory import (
     PAGE_FROZEN,
     PAGE_OWNER,
     VERSION_SHIFT,
-    pgd_index,
+    pmd_index,
     pte_index,
 )
 
@@ -71,6 +72,22 @@ async def user_write(cpu: Cpu, addr: int) -> Access:
     return await retry(store_instruction, cpu, addr)
 
 
+async def user_execute(cpu: Cpu, addr: int) -> Access:
+    """Fetch an instruction from the user page of `addr`, otherwise as `user_read`."""
+    return await retry(fetch_instruction, cpu, addr)
+
+
+@instruction
+async def fetch_instruction(cpu: Cpu, addr: int) -> Access | Again:
+    """Fetch one instruction: TLB or walk, then the access; AGAIN after a hidden fault."""
+    pfn = await translate(cpu, addr, write=False, execute=True)
+    if pfn is None:
+        hidden = await cpu.pv.page_fault(cpu, addr, write=False, execute=True)
+        return AGAIN if hidden else Access.FAULT
+    await read_page(cpu, pfn)
+    return Access.DONE
+
+
 @instruction
 async def load_instruction(cpu: Cpu, addr: int) -> Access | Again:
     """Execute one load: TLB or walk, then the access; AGAIN after a hidden fault."""
@@ -92,7 +109,9 @@ async def store_instruction(cpu: Cpu, addr: int) -> Access | Again:
 
 
 @routine
-async def translate(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> int | None:
+async def translate(
+    cpu: Cpu, addr: int, *, write: bool, execute: bool = False, user: bool = True
+) -> int | None:
     """Return the frame of `addr` from the TLB or by a walk that fills it; None for a fault.
 
     An entry that is cached without the right faults as it is; one that is cached writable and
@@ -100,12 +119,12 @@ async def translate(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> i
     this CPU.
     """
     cached = await load(cpu.tlb(addr), ~WALKING)
-    allowed = allows(cached, write=write, user=user)
+    allowed = allows(cached, write=write, execute=execute, user=user)
     if allowed and (cached & PAGE_DIRTY or not write):
         return pfn_of(cached)
     found = 0
     if allowed or not cached & PAGE_PRESENT:
-        found = await retry(walk, cpu, addr, write=write, user=user)
+        found = await retry(walk, cpu, addr, write=write, execute=execute, user=user)
     if not found:
         if cached & PAGE_PRESENT and cpu.fault_drops:
             await drop(cpu, addr)
@@ -114,26 +133,31 @@ async def translate(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> i
     return pfn_of(found)
 
 
-async def walk(cpu: Cpu, addr: int, *, write: bool, user: bool = True) -> int | Again:
+async def walk(
+    cpu: Cpu, addr: int, *, write: bool, execute: bool = False, user: bool = True
+) -> int | Again:
     """Read the levels and set A (and D for a write); the leaf with its rights, 0 for a fault.
 
-    AGAIN if an entry changed between being read and being marked: the walk begins anew, within
-    the instruction.
+    An entry is read at once, whatever it has of words. AGAIN if one changed between being read and
+    being marked: the walk begins anew, within the instruction.
     """
-    directory = cpu.walked.table(await read_cr3(cpu), pgd_index(addr))
+    paging, pd = cpu.walked.paging, await page_directory(cpu, addr)
+    if pd is None:
+        return 0
+    directory = cpu.walked.table(pd, pmd_index(addr, paging))
     pde = await load(directory)
-    if not allows(pde, write=write, user=user):
+    if not allows(pde, write=write, execute=execute, user=user):
         return 0
     if pde & PAGE_PSE:
         large = await mark(directory, pde, write=write)
-        return large if isinstance(large, Again) else small_page(large, pte_index(addr))
+        return large if isinstance(large, Again) else small_page(large, pte_index(addr, paging))
     if not pde & PAGE_ACCESSED:
         set_accessed = await cmpxchg(directory, pde, pde | PAGE_ACCESSED)
         if not set_accessed & TAKEN:
             return AGAIN
-    leaf = cpu.walked.table(pfn_of(pde), pte_index(addr))
+    leaf = cpu.walked.table(pfn_of(pde), pte_index(addr, paging))
     pte = await load(leaf)
-    if not allows(pte, write=write, user=user):
+    if not allows(pte, write=write, execute=execute, user=user):
         return 0
     marked = await mark(leaf, pte, write=write)
     return marked if isinstance(marked, Again) else combined(pde, marked)
@@ -152,7 +176,7 @@ async def mark(leaf: Word, pte: int, *, write: bool) -> int | Again:
 
 def combined(pde: int, pte: int) -> int:
     """Return a leaf with the rights that both levels give, which is what a TLB keeps."""
-    return pte & (pde | ~(PAGE_RW | PAGE_USER))
+    return pte & (pde | ~(PAGE_RW | PAGE_USER)) | pde & PAGE_NX
 
 
 async def fill_tlb(cpu: Cpu, addr: int, leaf: int) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import Expr, all_of, implies, value
 from smpmmu.machine.entries import (
+    FRAME,
     PAGE_ACCESSED,
     PAGE_DIRTY,
+    PAGE_NX,
     PAGE_PRESENT,
     PAGE_RW,
-    PAGE_SHIFT,
     PAGE_USER,
 )
 
@@ -36,7 +37,8 @@ def no_more_permissive(spte: Word, gpte: Word) -> Expr:
     return implies(
         shadow & PAGE_PRESENT != 0,
         all_of(
-            shadow >> PAGE_SHIFT == primary >> PAGE_SHIFT,
+            shadow & FRAME == primary & FRAME,
+            implies(primary & PAGE_NX != 0, shadow & PAGE_NX != 0),
             primary & (PAGE_PRESENT | PAGE_ACCESSED) == PAGE_PRESENT | PAGE_ACCESSED,
             implies(shadow & PAGE_USER != 0, primary & PAGE_USER != 0),
             implies(

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from smpmmu.report.text import STYLES, Page
-from smpmmu.scenarios.common import Flush, Hook
+from smpmmu.scenarios.common import PAE_SUFFIX, Flush, Hook
 from smpmmu.scenarios.theorem import COLUMNS, Column
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ LATE = tuple(flush for flush in Flush if flush.late)
 
 
 class Cells:
-    """The answers by column and row; a cell that was not answered is None."""
+    """The answers by column and row, of one mode; a cell that was not answered is None."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         """Collect them by name."""
-        self._rows = {row.name.partition("+")[0]: row for row in rows}
+        self._rows = {row.name.partition("+")[0].removesuffix(PAE_SUFFIX): row for row in rows}
 
     def at(self, column: Column, hook: Hook, flush: Flush) -> Row | None:
         """Return the answer of one cell."""

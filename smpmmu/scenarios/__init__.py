@@ -31,6 +31,7 @@ NAMES = (
     "change_page_attr",
     "vmalloc_fault",
     "boot_page_tables",
+    "pae_words",
 )
 """The catalogue in the order of the main table; each is a module of this package."""
 

@@ -21,13 +21,14 @@ from smpmmu.machine.cpu import Cpu
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
     PAGE_DIRTY,
+    PAGE_NX,
     PAGE_PRESENT,
     PAGE_RW,
     PAGE_TABLE,
     PAGE_USER,
     entry,
 )
-from smpmmu.machine.memory import PAGE_FROZEN, Memory
+from smpmmu.machine.memory import NON_PAE, PAE, PAGE_FROZEN, Memory, Paging, pmd_index
 from smpmmu.machine.speculation import evict, speculate
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.properties.lock_rule import lock_rule
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from smpmmu.engine.steps import Word
 
 PGD, TABLE, PAGE, OTHER_TABLE = 0x1, 0x2, 0x3, 0x4
+PMD = 0x5
+"""With PAE, the page directory; PGD then is the table above it."""
+HIGH_PAGE = 0x100003
+"""With PAE, the page: above 4 GiB, so that both words of its entry have something of its frame."""
 ADDR = 0x1000
 OTHER_ADDR = 0x400000
 """An address of the same mapping in another page table, which has a lock of its own if split."""
@@ -101,24 +106,49 @@ class Judge(enum.Enum):
 def rows(
     expect: Callable[[Hook, Flush], Expected], suffix: str = "", **knobs: object
 ) -> tuple[Variant, ...]:
-    """Return a variant for every row, named after it, with what `expect` says of it."""
+    """Return a variant for every row, named after it, with what `expect` says of it.
+
+    First without PAE, then with it. The same is expected: who changes an entry of a row changes its
+    low word alone, or takes P away first, so that no walker finds halves of two entries; and who
+    could find it absent for a moment holds or takes the ptl, or is given a fault that changes
+    nothing.
+    """
     return tuple(
-        variant(f"{hook.value}_{flush.value}{suffix}", expect(hook, flush), hook=hook, flush=flush,
-                **knobs)
+        variant(f"{hook.value}_{flush.value}{suffix}{PAE_SUFFIX if paging.is_pae else ''}",
+                expect(hook, flush), hook=hook, flush=flush, **knobs, **with_paging)
+        for paging, with_paging in ((NON_PAE, {}), (PAE, {"paging": PAE}))
         for hook in Hook
         for flush in Flush
     )  # fmt: skip
 
 
-def address_space(flush: Flush, cpus: tuple[int, ...]) -> MmStruct:
+PAE_SUFFIX = "_pae"
+"""What the names of variants with PAE end with."""
+
+
+def address_space(flush: Flush, cpus: tuple[int, ...], paging: Paging = NON_PAE) -> MmStruct:
     """Return the address space of a row: split locks where it flushes under another one."""
     split = flush is Flush.UNDER_OTHER_PTL
-    return MmStruct(1, PGD, ((0, TABLE), (1, OTHER_TABLE)), cpus, split)
+    pmds = ((0, PMD),) if paging.is_pae else ()
+    tables = ((0, TABLE), (OTHER_ADDR >> paging.pmd_shift, OTHER_TABLE))
+    return MmStruct(1, PGD, tables, cpus, split, pmds, paging)
 
 
-def guest_memory(pte: int) -> Memory:
-    """Return memory in which ADDR is mapped with the flags `pte`."""
-    return Memory(((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, pte))))
+def page_of(paging: Paging) -> int:
+    """Return the frame that ADDR is mapped to."""
+    return HIGH_PAGE if paging.is_pae else PAGE
+
+
+def guest_memory(pte: int, paging: Paging = NON_PAE) -> Memory:
+    """Return memory in which ADDR is mapped with the flags `pte`; with PAE not executable."""
+    if not paging.is_pae:
+        return Memory(((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, pte))))
+    entries = (
+        (PGD, 0, entry(PMD, PAGE_PRESENT)),
+        (PMD, pmd_index(ADDR, paging), entry(TABLE, PAGE_TABLE)),
+        (TABLE, 1, entry(HIGH_PAGE, pte) | PAGE_NX),
+    )
+    return Memory(entries, paging=paging)
 
 
 def vcpus(
@@ -139,7 +169,7 @@ def vcpus(
     vCPU's do. The hooks of the others are VMI's. If the row's `flush` is late, the macros that
     would flush by themselves do not, on the first vCPU.
     """
-    guest = guest_memory(pte)
+    guest = guest_memory(pte, mm.paging)
     knobs = replace(hypervisor or Hypervisor(), record=hook.record)
     kernel = linux or Linux()
     result = []

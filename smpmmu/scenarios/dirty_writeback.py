@@ -22,7 +22,7 @@ from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.page_writeback import pg_dirty, set_page_dirty
 from smpmmu.kernel.pgtable import ptep_clear_flush_dirty
 from smpmmu.machine.entries import PAGE_DIRTY
-from smpmmu.machine.memory import VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, VERSION_SHIFT, Paging
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import user_write
 from smpmmu.properties.promises import NO_WRITE_LOST
@@ -30,12 +30,12 @@ from smpmmu.scenario import Expected, Setup, holds, scenario, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
-    PAGE,
     TABLE,
     Flush,
     Hook,
     address_space,
     flush_late,
+    page_of,
     rows,
     vcpus,
 )
@@ -43,7 +43,6 @@ from smpmmu.scenarios.common import (
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
-PG_DIRTY = pg_dirty(PAGE)
 DISK = Word("disk", 6)
 """The version of the page that was written back last."""
 NATIVELY = "a CPU with D cached writes without a mark until it is flushed, with any hook"
@@ -59,7 +58,7 @@ async def clean(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
     await spin_lock(mm.pte_lockptr(ADDR))
     dirty = await ptep_clear_flush_dirty(cpu, vma, ADDR, ptep)
     if dirty:
-        await set_page_dirty(cpu, PAGE)
+        await set_page_dirty(cpu, page_of(mm.paging))
     await spin_unlock(mm.pte_lockptr(ADDR))
     if flush.late and dirty:
         await flush_late(cpu, vma, flush)
@@ -71,8 +70,9 @@ async def write_back(cpu: Cpu) -> None:
 
     C: clear_page_dirty_for_io and writepage, as far as the page's own mark goes
     """
-    if await xchg(PG_DIRTY, 0):
-        version = await load(cpu.memory.page(PAGE), ~0 << VERSION_SHIFT) >> VERSION_SHIFT
+    pfn = page_of(cpu.memory.paging)
+    if await xchg(pg_dirty(pfn), 0):
+        version = await load(cpu.memory.page(pfn), ~0 << VERSION_SHIFT) >> VERSION_SHIFT
         await store(DISK, version)
 
 
@@ -82,18 +82,18 @@ def expect(hook: Hook, flush: Flush) -> Expected:
 
 
 @scenario(*rows(expect))
-def dirty_writeback(setup: Setup, *, hook: Hook, flush: Flush) -> None:
+def dirty_writeback(setup: Setup, *, hook: Hook, flush: Flush, paging: Paging = NON_PAE) -> None:
     """A clears D and marks the page; B writes it back; C writes: is the last write ever saved?"""
-    mm = address_space(flush, (0, 1))
+    mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2), flush=flush)
     setup.cpu(0, call(clean, cpu0, vma, flush))
     setup.cpu(1, call(user_write, cpu1, ADDR), call(user_write, cpu1, ADDR))
     setup.cpu(2, call(write_back, cpu2))
-    page = value(cpu0.memory.page(PAGE)) >> VERSION_SHIFT
+    page = value(cpu0.memory.page(page_of(paging))) >> VERSION_SHIFT
     pte = value(cpu0.memory.table(TABLE, 1))
     disk = value(DISK)
-    saved = any_of(page == disk, pte & PAGE_DIRTY != 0, value(PG_DIRTY) != 0)
+    saved = any_of(page == disk, pte & PAGE_DIRTY != 0, value(pg_dirty(page_of(paging))) != 0)
     setup.at_quiescence(NO_WRITE_LOST, saved)
     setup.sometimes("a page with writes was written back", finished("cpu2") & (disk != 0))
     setup.sometimes("a write marked the entry again", (disk != 0) & (pte & PAGE_DIRTY != 0))

@@ -17,18 +17,18 @@ from __future__ import annotations
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
-from smpmmu.machine.memory import VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, VERSION_SHIFT, Paging
 from smpmmu.machine.walker import user_write
 from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenario import Expected, Setup, holds, scenario, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
-    PAGE,
     Flush,
     Hook,
     address_space,
     demand_lock_rule,
+    page_of,
     rows,
     vcpus,
 )
@@ -45,14 +45,14 @@ def expect(hook: Hook, flush: Flush) -> Expected:
 
 
 @scenario(*rows(expect))
-def lock_rule(setup: Setup, *, hook: Hook, flush: Flush) -> None:
+def lock_rule(setup: Setup, *, hook: Hook, flush: Flush, paging: Paging = NON_PAE) -> None:
     """A write-protects a page: is the shadow as strict whenever the lock is free?"""
-    mm = address_space(flush, (0, 1))
+    mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     cpus = vcpus(setup, hook, mm, (0, 1))
     setup.cpu(0, call(write_protect, cpus[0], vma, flush))
     setup.cpu(1, call(user_write, cpus[1], ADDR), call(user_write, cpus[1], ADDR))
     demand_lock_rule(setup, cpus, mm.pte_lockptr(ADDR), mm.pte_offset(ADDR))
-    page = value(cpus[0].memory.page(PAGE)) >> VERSION_SHIFT
+    page = value(cpus[0].memory.page(page_of(paging))) >> VERSION_SHIFT
     setup.sometimes("every write went through", finished("cpu1") & (page == 2))
     setup.sometimes("protection stopped a write", finished("cpu1") & (page < 2))

@@ -25,19 +25,19 @@ from smpmmu.kernel.context import context_switch
 from smpmmu.kernel.mm import INIT_MM, MmStruct, VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_set_wrprotect
 from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_page
-from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, PAGE_FROZEN, VERSION_SHIFT, Paging
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
-    PAGE,
     Flush,
     Hook,
     address_space,
     flush_late,
     install_walker,
+    page_of,
     promise,
     rows,
     vcpus,
@@ -78,7 +78,7 @@ async def finish_on_cpu1(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
     await context_switch(cpu, vma.vm_mm, vma.vm_mm)
     if flush.late:
         await flush_late(cpu, vma, flush)
-    await promise(cpu.memory.page(PAGE))
+    await promise(cpu.memory.page(page_of(vma.vm_mm.paging)))
 
 
 async def flush_something(cpu: Cpu, mm: MmStruct) -> None:
@@ -167,9 +167,10 @@ def mask_omits_deferrer(
     idle: bool = False,
     sibling_relies: bool = False,
     walker: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """A thread write-protects on one CPU and flushes on another; the first is in no mask."""
-    mm = address_space(flush, (0, 1))
+    mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     mms = (mm, OTHER_MM, INIT_MM)
     cpu0, cpu1 = vcpus(setup, hook, mm, (0, 1), mms=mms, hypervisor=hypervisor)
@@ -183,7 +184,7 @@ def mask_omits_deferrer(
         setup.cpu(1, write, *sibling, finish, write)
     if walker:
         install_walker(setup, cpu1)
-    page = value(cpu0.memory.page(PAGE))
+    page = value(cpu0.memory.page(page_of(paging)))
     promised, written = page & PAGE_FROZEN != 0, page >> VERSION_SHIFT
     attempts = 1 if sibling_relies else 2
     setup.sometimes("a write went through before the promise", promised & (written != 0))

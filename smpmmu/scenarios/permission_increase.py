@@ -25,20 +25,20 @@ from smpmmu.engine.routines import AGAIN, Again, retry
 from smpmmu.kernel.fault import Fault, handle_pte_fault
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.machine.entries import PAGE_DIRTY
-from smpmmu.machine.memory import VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, VERSION_SHIFT, Paging
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, Access, user_write
 from smpmmu.properties.promises import NO_WRITE_LOST
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
-    PAGE,
     READ_ONLY,
     TABLE,
     Flush,
     Hook,
     address_space,
     flush_late,
+    page_of,
     rows,
     vcpus,
 )
@@ -88,9 +88,11 @@ def with_unmapping(hook: Hook, flush: Flush) -> Expected:
             with_unmapping(Hook.DEFERRED_VALUE, Flush.AFTER_UNLOCK),
             hook=Hook.DEFERRED_VALUE, flush=Flush.AFTER_UNLOCK, unmapped=True),
 )  # fmt: skip
-def permission_increase(setup: Setup, *, hook: Hook, flush: Flush, unmapped: bool = False) -> None:
+def permission_increase(
+    setup: Setup, *, hook: Hook, flush: Flush, unmapped: bool = False, paging: Paging = NON_PAE
+) -> None:
     """A raises a right late while B faults for it too: nobody loses anything, or waits for ever."""
-    mm = address_space(flush, (0, 1))
+    mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     numbers = (0, 1, 2) if unmapped else (0, 1)
     cpu0, cpu1, *rest = vcpus(setup, hook, mm, numbers, pte=READ_ONLY, flush=flush)
@@ -98,7 +100,7 @@ def permission_increase(setup: Setup, *, hook: Hook, flush: Flush, unmapped: boo
     setup.cpu(1, call(write_and_handle_faults, cpu1, vma, Flush.UNDER_PTL))
     for cpu in rest:
         setup.cpu(cpu.number, call(unmap, cpu, vma))
-    page = value(cpu0.memory.page(PAGE)) >> VERSION_SHIFT
+    page = value(cpu0.memory.page(page_of(paging))) >> VERSION_SHIFT
     pte = value(cpu0.memory.table(TABLE, 1))
     if not unmapped:
         setup.at_quiescence(NO_WRITE_LOST, implies(page != 0, pte & PAGE_DIRTY != 0))

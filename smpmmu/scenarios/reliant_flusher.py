@@ -25,19 +25,19 @@ from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_set_wrprotect
 from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_page
 from smpmmu.machine.entries import PAGE_PRESENT, PAGE_RW
-from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, PAGE_FROZEN, VERSION_SHIFT, Paging
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
-    PAGE,
     TOUCHED,
     UNTOUCHED,
     Flush,
     Hook,
     address_space,
+    page_of,
     promise,
     rows,
     unlock_and_flush,
@@ -61,7 +61,7 @@ async def write_protect(cpu: Cpu, vma: VmAreaStruct, flush: Flush, further: int 
     if further:
         await spin_unlock(mm.pte_lockptr(ADDR))
         for index in range(1, 1 + further):
-            await load(cpu.memory.table(mm.pgd, index), PAGE_PRESENT)
+            await load(cpu.memory.at(mm.pmd_offset(index << mm.paging.pmd_shift)), PAGE_PRESENT)
         await flush_tlb_page(cpu, vma, ADDR)
         return
     await unlock_and_flush(cpu, vma, flush)
@@ -78,7 +78,7 @@ async def rely_on_protection(
             await flush_tlb_mm(cpu, mm)
         elif flushes:
             await flush_tlb_page(cpu, vma, ADDR)
-        await promise(cpu.memory.page(PAGE))
+        await promise(cpu.memory.page(page_of(mm.paging)))
     await spin_unlock(mm.pte_lockptr(ADDR))
 
 
@@ -147,15 +147,16 @@ def reliant_flusher(
     hypervisor: Hypervisor | None = None,
     further: int = 0,
     writes: int = 2,
+    paging: Paging = NON_PAE,
 ) -> None:
     """A write-protects a page; B sees it under the ptl, shoots down, and relies on it."""
-    mm = address_space(flush, (0, 1, 2))
+    mm = address_space(flush, (0, 1, 2), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2), pte=pte, hypervisor=hypervisor)
     setup.cpu(0, call(write_protect, cpu0, vma, flush, further))
     setup.cpu(1, call(rely_on_protection, cpu1, vma))
     setup.cpu(2, *(call(user_write, cpu2, ADDR) for _ in range(writes)))
-    page = value(cpu0.memory.page(PAGE))
+    page = value(cpu0.memory.page(page_of(paging)))
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
     written = page >> VERSION_SHIFT
     setup.sometimes("every write went through", finished("cpu2") & (written == writes))

@@ -18,10 +18,10 @@ from __future__ import annotations
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
-from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, PAGE_FROZEN, VERSION_SHIFT, Paging
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, violated
-from smpmmu.scenarios.common import ADDR, COMMENT, PAGE, Flush, Hook, address_space, rows, vcpus
+from smpmmu.scenarios.common import ADDR, COMMENT, Flush, Hook, address_space, page_of, rows, vcpus
 from smpmmu.scenarios.reliant_flusher import rely_on_protection, write_protect
 
 NATIVELY = (
@@ -36,9 +36,9 @@ def expect(hook: Hook, flush: Flush) -> Expected:
 
 
 @scenario(*rows(expect))
-def reliant_skipper(setup: Setup, *, hook: Hook, flush: Flush) -> None:
+def reliant_skipper(setup: Setup, *, hook: Hook, flush: Flush, paging: Paging = NON_PAE) -> None:
     """A write-protects a page; B sees it under the ptl, and relies on it without a flush."""
-    mm = address_space(flush, (0, 1))
+    mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1 = vcpus(setup, hook, mm, (0, 1))
     setup.cpu(0, call(write_protect, cpu0, vma, flush))
@@ -48,7 +48,7 @@ def reliant_skipper(setup: Setup, *, hook: Hook, flush: Flush) -> None:
         call(rely_on_protection, cpu1, vma, flushes=False),
         call(user_write, cpu1, ADDR),
     )
-    page = value(cpu0.memory.page(PAGE))
+    page = value(cpu0.memory.page(page_of(paging)))
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
     setup.sometimes("both writes went through", finished("cpu1") & (page >> VERSION_SHIFT == 2))
     setup.sometimes("protection stopped a write", finished("cpu1") & (page >> VERSION_SHIFT < 2))

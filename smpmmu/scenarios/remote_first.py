@@ -22,15 +22,15 @@ from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.paravirt import Linux
-from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, PAGE_FROZEN, VERSION_SHIFT, Paging
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
-    PAGE,
     Flush,
     Hook,
     address_space,
+    page_of,
     promise,
     rows,
     vcpus,
@@ -46,7 +46,7 @@ DRAIN = "the queue is drained by the local flush alone, after the others have an
 async def write_protect_for_good(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
     """Take the right to write away, flush, and then take the page for final."""
     await write_protect(cpu, vma, flush)
-    await promise(cpu.memory.page(PAGE))
+    await promise(cpu.memory.page(page_of(vma.vm_mm.paging)))
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
@@ -68,14 +68,16 @@ def local_first(hook: Hook, flush: Flush) -> Expected:
     variant("deferred_after_unlock_local_first", local_first(Hook.DEFERRED, Flush.AFTER_UNLOCK),
             hook=Hook.DEFERRED, flush=Flush.AFTER_UNLOCK, linux=Linux()),
 )  # fmt: skip
-def remote_first(setup: Setup, *, hook: Hook, flush: Flush, linux: Linux) -> None:
+def remote_first(
+    setup: Setup, *, hook: Hook, flush: Flush, linux: Linux, paging: Paging = NON_PAE
+) -> None:
     """A write-protects a page and flushes, the others first; then it relies on its own flush."""
-    mm = address_space(flush, (0, 1))
+    mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1 = vcpus(setup, hook, mm, (0, 1), linux=linux)
     setup.cpu(0, call(write_protect_for_good, cpu0, vma, flush))
     setup.cpu(1, call(user_write, cpu1, ADDR), call(user_write, cpu1, ADDR))
-    page = value(cpu0.memory.page(PAGE))
+    page = value(cpu0.memory.page(page_of(paging)))
     written = page >> VERSION_SHIFT
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
     setup.sometimes("every write went through", finished("cpu1") & (written == 2))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smpmmu.scenarios.common import Flush, Hook
+from smpmmu.scenarios.common import PAE_SUFFIX, Flush, Hook
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,10 @@ class Column:
         """What the legend calls it."""
         return self.scenario + self.suffix
 
-    def cell(self, hook: Hook, flush: Flush) -> str:
+    def cell(self, hook: Hook, flush: Flush, *, pae: bool = False) -> str:
         """Return the name of the variant in a row."""
-        return f"{self.scenario}/{hook.value}_{flush.value}{self.suffix}"
+        last = PAE_SUFFIX if pae else ""
+        return f"{self.scenario}/{hook.value}_{flush.value}{self.suffix}{last}"
 
 
 COLUMNS = (
@@ -51,5 +52,8 @@ COLUMNS = (
     Column("lock_rule", "", "are shadow and queues clean whenever the lock is free?", rule=True),
 )
 
-CELLS = tuple(c.cell(hook, flush) for hook in Hook for flush in Flush for c in COLUMNS)
-"""Every cell, row by row."""
+CELLS, PAE_CELLS = (
+    tuple(c.cell(hook, flush, pae=pae) for hook in Hook for flush in Flush for c in COLUMNS)
+    for pae in (False, True)
+)
+"""Every cell of either mode, row by row."""

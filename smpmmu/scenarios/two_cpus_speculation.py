@@ -21,17 +21,17 @@ from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.smp import flush_cpumask
 from smpmmu.machine.entries import PAGE_PRESENT
-from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, PAGE_FROZEN, VERSION_SHIFT, Paging
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
-    PAGE,
     Flush,
     Hook,
     address_space,
     install_walker,
+    page_of,
     rows,
     vcpus,
 )
@@ -64,10 +64,16 @@ def control(hook: Hook, flush: Flush) -> Expected:
     ),
 )  # fmt: skip
 def two_cpus_speculation(
-    setup: Setup, *, hook: Hook, flush: Flush, walker: bool, whole_mm: bool = False
+    setup: Setup,
+    *,
+    hook: Hook,
+    flush: Flush,
+    walker: bool,
+    whole_mm: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """A write-protects a page; B shoots down and relies, and writes through what it speculated."""
-    mm = address_space(flush, (0, 1))
+    mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1 = vcpus(setup, hook, mm, (0, 1))
     setup.cpu(0, call(write_protect, cpu0, vma, flush))
@@ -75,7 +81,7 @@ def two_cpus_speculation(
     setup.cpu(1, rely, call(user_write, cpu1, ADDR))
     if walker:
         install_walker(setup, cpu1)
-    page = value(cpu0.memory.page(PAGE))
+    page = value(cpu0.memory.page(page_of(paging)))
     promised, written = page & PAGE_FROZEN != 0, page >> VERSION_SHIFT
     setup.sometimes("a write went through unpromised", ~promised & (written != 0))
     stopped = finished("cpu1") & promised & (written == 0)

@@ -24,17 +24,17 @@ from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.page_alloc import alloc_page, free_page
 from smpmmu.kernel.pgtable import ptep_clear_flush
 from smpmmu.machine.entries import PAGE_PRESENT
-from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER, VERSION_SHIFT
+from smpmmu.machine.memory import NON_PAE, OWNER_SHIFT, PAGE_OWNER, VERSION_SHIFT, Paging
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
-    PAGE,
     Flush,
     Hook,
     address_space,
+    page_of,
     rows,
     vcpus,
 )
@@ -56,13 +56,13 @@ async def unmap(cpu: Cpu, vma: VmAreaStruct) -> None:
     ptep = mm.pte_offset(ADDR)
     if await load(cpu.memory.at(ptep), PAGE_PRESENT):
         await ptep_clear_flush(cpu, vma, ADDR, ptep)
-        await free_page(cpu, PAGE)
+        await free_page(cpu, page_of(mm.paging))
     await spin_unlock(mm.pte_lockptr(ADDR))
 
 
 async def reuse(cpu: Cpu) -> None:
     """Allocate a frame for somebody else, if there is one."""
-    await alloc_page(cpu, (PAGE,), SOMEBODY_ELSE)
+    await alloc_page(cpu, (page_of(cpu.memory.paging),), SOMEBODY_ELSE)
 
 
 def unmapped_while_used(
@@ -71,7 +71,7 @@ def unmapped_while_used(
     """Let cpu1 unmap and free the page that cpu2 writes and reads, and perhaps reuse its frame."""
     setup.cpu(1, call(unmap, cpu1, vma), *([call(reuse, cpu1)] if reused else []))
     setup.cpu(2, call(user_write, cpu2, ADDR), call(user_read, cpu2, ADDR))
-    page = value(cpu1.memory.page(PAGE))
+    page = value(cpu1.memory.page(page_of(vma.vm_mm.paging)))
     owner = page & PAGE_OWNER
     setup.sometimes("the frame was freed", owner == 0)
     if reused:
@@ -108,9 +108,11 @@ def expect(hook: Hook, flush: Flush) -> Expected:
         for hook in (Hook.NATIVE, Hook.DEFERRED, Hook.DEFERRED_VALUE)
     ),
 )  # fmt: skip
-def unmap_free(setup: Setup, *, hook: Hook, flush: Flush, reused: bool = False) -> None:
+def unmap_free(
+    setup: Setup, *, hook: Hook, flush: Flush, reused: bool = False, paging: Paging = NON_PAE
+) -> None:
     """A write-protects a page; B unmaps it and frees it; C uses it."""
-    mm = address_space(flush, (0, 1, 2))
+    mm = address_space(flush, (0, 1, 2), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2))
     setup.cpu(0, call(write_protect, cpu0, vma, flush))

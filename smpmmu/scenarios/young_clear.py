@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.local import call
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.pgtable import ptep_clear_flush_young
+from smpmmu.machine.memory import NON_PAE, Paging
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
@@ -97,9 +98,11 @@ def expect(hook: Hook, flush: Flush) -> Expected:
         pte=TOUCHED,
     ),
 )
-def young_clear(setup: Setup, *, hook: Hook, flush: Flush, pte: int = CLEAN) -> None:
+def young_clear(
+    setup: Setup, *, hook: Hook, flush: Flush, pte: int = CLEAN, paging: Paging = NON_PAE
+) -> None:
     """A clears the accessed bit; B unmaps the page and frees it; C uses it."""
-    mm = address_space(flush, (0, 1, 2))
+    mm = address_space(flush, (0, 1, 2), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2), flush=flush, pte=pte)
     setup.cpu(0, call(age, cpu0, vma, flush))
