@@ -25,6 +25,10 @@ NAMES = (
     "clear_refs",
     "macros_as_written",
     "shootdown_deadlocks",
+    "enter_mm",
+    "locked_update",
+    "unmap_twice",
+    "flush_all",
 )
 """The catalogue in the order of the main table; each is a module of this package."""
 
