@@ -1,4 +1,4 @@
-"""A CPU changes an entry while another one's walker sets D in it: is the mark ever lost?
+"""A CPU changes an entry while another one's walker sets D in it, which must not be lost.
 
     cpu0                                     cpu1
     spin_lock(ptl)                           write the page

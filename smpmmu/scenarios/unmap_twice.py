@@ -1,4 +1,4 @@
-"""Two CPUs take the same page away: munmap by a thread, migration by the kernel. Who frees it?
+"""Two CPUs take the same page away: munmap by a thread, migration by the kernel.
 
     cpu0                                     cpu1
     spin_lock(ptl)                           if pte is present:
