@@ -32,6 +32,10 @@ NAMES = (
     "vmalloc_fault",
     "boot_page_tables",
     "pae_words",
+    "enter_mm",
+    "locked_update",
+    "unmap_twice",
+    "flush_all",
 )
 """The catalogue in the order of the main table; each is a module of this package."""
 

@@ -20,13 +20,14 @@ from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import Word, load, store, xchg
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.page_writeback import pg_dirty, set_page_dirty
-from smpmmu.kernel.pgtable import ptep_clear_flush_dirty
+from smpmmu.kernel.pgtable import ptep_clear_flush_dirty, ptep_test_and_clear_dirty
+from smpmmu.kernel.smp import flush_tlb_page
 from smpmmu.machine.entries import PAGE_DIRTY
 from smpmmu.machine.memory import NON_PAE, VERSION_SHIFT, Paging
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import user_write
 from smpmmu.properties.promises import NO_WRITE_LOST
-from smpmmu.scenario import Expected, Setup, holds, scenario, violated
+from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     COMMENT,
@@ -64,6 +65,16 @@ async def clean(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
         await flush_late(cpu, vma, flush)
 
 
+async def test_and_clean(cpu: Cpu, vma: VmAreaStruct) -> None:
+    """Move the dirty mark as `clean` does, with the macro that leaves the flush to its caller."""
+    mm = vma.vm_mm
+    await spin_lock(mm.pte_lockptr(ADDR))
+    if await ptep_test_and_clear_dirty(cpu, vma, ADDR, mm.pte_offset(ADDR)):
+        await flush_tlb_page(cpu, vma, ADDR)
+        await set_page_dirty(cpu, page_of(mm.paging))
+    await spin_unlock(mm.pte_lockptr(ADDR))
+
+
 @routine
 async def write_back(cpu: Cpu) -> None:
     """Write the page to disk if it is marked, clearing the mark first; the page lock is held.
@@ -81,13 +92,28 @@ def expect(hook: Hook, flush: Flush) -> Expected:
     return violated(NO_WRITE_LOST, NATIVELY) if flush.late else holds(COMMENT)
 
 
-@scenario(*rows(expect))
-def dirty_writeback(setup: Setup, *, hook: Hook, flush: Flush, paging: Paging = NON_PAE) -> None:
+@scenario(
+    *rows(expect),
+    *(
+        variant(f"{hook.value}_under_ptl_test_and_clear", holds(COMMENT), hook=hook,
+                flush=Flush.UNDER_PTL, test_and_clear=True)
+        for hook in (Hook.NATIVE, Hook.DEFERRED, Hook.DEFERRED_VALUE)
+    ),
+)  # fmt: skip
+def dirty_writeback(
+    setup: Setup,
+    *,
+    hook: Hook,
+    flush: Flush,
+    test_and_clear: bool = False,
+    paging: Paging = NON_PAE,
+) -> None:
     """A clears D and marks the page; B writes it back; C writes: is the last write ever saved?"""
     mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2), flush=flush)
-    setup.cpu(0, call(clean, cpu0, vma, flush))
+    cleaning = call(clean, cpu0, vma, flush)
+    setup.cpu(0, call(test_and_clean, cpu0, vma) if test_and_clear else cleaning)
     setup.cpu(1, call(user_write, cpu1, ADDR), call(user_write, cpu1, ADDR))
     setup.cpu(2, call(write_back, cpu2))
     page = value(cpu0.memory.page(page_of(paging))) >> VERSION_SHIFT

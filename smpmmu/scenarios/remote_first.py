@@ -67,18 +67,34 @@ def local_first(hook: Hook, flush: Flush) -> Expected:
             hook=Hook.DEFERRED, flush=Flush.UNDER_PTL, linux=Linux()),
     variant("deferred_after_unlock_local_first", local_first(Hook.DEFERRED, Flush.AFTER_UNLOCK),
             hook=Hook.DEFERRED, flush=Flush.AFTER_UNLOCK, linux=Linux()),
+    *(
+        variant(f"native_under_ptl_{name}", holds("who flushes drops what it has cached itself"),
+                hook=Hook.NATIVE, flush=Flush.UNDER_PTL, linux=linux, writes=True)
+        for name, linux in (("writes", Linux(local_first=False)), ("local_first_writes", Linux()))
+    ),
 )  # fmt: skip
 def remote_first(
-    setup: Setup, *, hook: Hook, flush: Flush, linux: Linux, paging: Paging = NON_PAE
+    setup: Setup,
+    *,
+    hook: Hook,
+    flush: Flush,
+    linux: Linux,
+    writes: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
-    """A write-protects a page and flushes, the others first; then it relies on its own flush."""
+    """A write-protects a page and flushes, the others first; then it relies on its own flush.
+
+    A may be a CPU that `writes` to the page too, before and after.
+    """
     mm = address_space(flush, (0, 1), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1 = vcpus(setup, hook, mm, (0, 1), linux=linux)
-    setup.cpu(0, call(write_protect_for_good, cpu0, vma, flush))
+    own = (call(user_write, cpu0, ADDR),) if writes else ()
+    setup.cpu(0, *own, call(write_protect_for_good, cpu0, vma, flush), *own)
     setup.cpu(1, call(user_write, cpu1, ADDR), call(user_write, cpu1, ADDR))
     page = value(cpu0.memory.page(page_of(paging)))
     written = page >> VERSION_SHIFT
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
-    setup.sometimes("every write went through", finished("cpu1") & (written == 2))
-    setup.sometimes("protection stopped a write", finished("cpu1") & (written < 2))
+    through = 3 if writes else 2
+    setup.sometimes("every write went through", finished("cpu1") & (written == through))
+    setup.sometimes("protection stopped a write", finished("cpu1") & (written < through))

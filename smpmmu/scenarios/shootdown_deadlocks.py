@@ -224,16 +224,22 @@ def flush_under_ptl(setup: Setup, *, take: Take, irqs_off: bool = False) -> None
 
 
 def flush_under_ptl_wanted_by_sync(
-    setup: Setup, *, irqsave: bool, dtor_in_interrupt: bool = False
+    setup: Setup, *, irqsave: bool, dtor_in_interrupt: bool = False, flushes: bool = True
 ) -> None:
     """cpu0 flushes under the page-table lock, which cpu1 takes under pgd_lock."""
     vma = VmAreaStruct(MM)
     cpu0, cpu1 = two_cpus(setup)
-    setup.cpu(0, call(write_protect, cpu0, vma, Flush.UNDER_PTL))
+    looking = call(look_at_entry, cpu0, vma, Take.PLAIN, irqs_off=False)
+    setup.cpu(0, call(write_protect, cpu0, vma, Flush.UNDER_PTL) if flushes else looking)
     setup.cpu(1, call(vmalloc_sync_all, cpu1, (MM, OTHER_MM), irqsave=irqsave))
     if dtor_in_interrupt:
         install_device(setup, cpu1, drop_other_pgd)
     missing = value(cpu1.memory.table(MM.pgd, pgd_index(VMALLOC_START))) == 0
+    setup.at_quiescence("every_listed_directory_is_in_sync", ~missing)
+    if not flushes:
+        waits = (value(wanted) == 1) & (value(pgd_lock) == 1)
+        setup.sometimes("the ptl was wanted while pgd_lock was held", waits)
+        return
     pending = owed(1, INVALIDATE_TLB_VECTOR, value(pgd_lock) == 1, missing)
     setup.sometimes("an IPI was sent to the holder of pgd_lock, who wanted the ptl", pending)
 
@@ -261,6 +267,7 @@ def flush_under_vmlist_lock(
     remove = call(remove_vm_area, cpu0, ONLINE, flush_after_unlock=flush_after_unlock)
     setup.cpu(0, remove)
     setup.cpu(1, call(get_vmalloc_info, answers=answers))
+    setup.at_quiescence("a_removed_area_is_off_the_list", value(vmlist) == 0)
     pending = owed(1, CALL_FUNCTION_VECTOR, value(wanted) == 1)
     setup.sometimes("an IPI was sent to a CPU that wanted vmlist_lock", pending)
 
@@ -292,6 +299,8 @@ def flush_under_vmlist_lock(
             race=flush_under_ptl, take=Take.IRQSAVE_LOCKDEP),
     variant("pgd_lock_irqsave", violated(NO_DEADLOCK, PGD_LOCK),
             race=flush_under_ptl_wanted_by_sync, irqsave=True),
+    variant("pgd_lock_irqsave_nobody_flushes", holds("no answer is waited for under the ptl"),
+            race=flush_under_ptl_wanted_by_sync, irqsave=True, flushes=False),
     variant("pgd_lock_plain", holds(f"{PGD_LOCK}, so pgd_lock became a plain lock"),
             race=flush_under_ptl_wanted_by_sync, irqsave=False),
     variant("pgd_lock_plain_taken_in_interrupt",

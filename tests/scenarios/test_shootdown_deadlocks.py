@@ -18,6 +18,7 @@ HOLDING = [
     "flush_all_irqs_off_meets_flush_page",
     "ptl_irqs_on",
     "ptl_irqsave",
+    "pgd_lock_irqsave_nobody_flushes",
     "pgd_lock_plain",
     "bottom_half_flushes_elsewhere",
     "bottom_half_leaves_flush_to_process",
