@@ -12,7 +12,6 @@ from smpmmu.scenarios import FAMILIES, NAMES
 from smpmmu.scenarios.allocation import MAPPED_PAGES_ARE_REACHABLE, By
 from smpmmu.scenarios.change_page_attr import LINEAR_MAP_IS_ALWAYS_MAPPED
 from smpmmu.targets import find, one
-from tests.scenarios.judging import foretold, outcome
 
 FAMILY = FAMILIES["page_tables"]
 TARGETS = {target.name: target for target in find("page_tables")}
@@ -118,20 +117,6 @@ def test_every_scenario_is_there_without_a_hypervisor(name: str) -> None:
 def test_every_repair_holds() -> None:
     assert REPAIRS.keys() <= VIOLATED.keys()
     assert set(REPAIRS.values()) <= set(HOLDING)
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_verdict(name: str) -> None:
-    target = TARGETS[name]
-    wanted = foretold(target.scenario, target.variant.name)
-    assert outcome(target.scenario, target.variant.name) == wanted
-
-
-@pytest.mark.parametrize("name", HOLDING)
-def test_holds_with_evictors(name: str) -> None:
-    target = TARGETS[name]
-    wanted = foretold(target.scenario, target.variant.name)
-    assert outcome(target.scenario, target.variant.name, evictor=True) == wanted
 
 
 LIVE = (
