@@ -308,7 +308,7 @@ KILLED = (
     ),
     (
         "rmap.py page_check_address: await spin_lock(ptl): "
-        "moved after `found = await load(word, word.mask & ~FLAGS | PAGE_PRESENT)`"
+        "moved after `found = await read_pte(cpu, pte, FRAME | PAGE_PRESENT)`"
     ),
     "smp.py flush_tlb_others: await wait_until(flush_cpumask, 0): removed",
     "smp.py smp_invalidate_interrupt: await cpu.pv.flush_tlb_single(cpu, va): removed",
