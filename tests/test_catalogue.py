@@ -138,7 +138,7 @@ def test_what_holds_is_not_vacuous(name: str, catalogue: dict[str, dict[str, Any
     assert row["vacuous"] == []
     assert len(row["reached"]) >= 2
     assert all(row["reached"].values())
-    assert row["live_runs"] == 20
+    assert row["live_runs"] == 5
     if name in CELLS + PAE_CELLS:
         assert row["with_evictor"]["states"] >= row["states"]
 
@@ -185,7 +185,7 @@ def test_the_defect_is_told_by_a_shortest_schedule(catalogue: dict[str, dict[str
 
 # Claims dropped: each in turn, over the whole catalogue. Why verdicts change is in DECISIONS.md.
 
-SMALL = 12_000
+SMALL = 2_000
 """States up to which a variant is explored again here; `python -m tests.claims` does them all."""
 RESTS_ON: dict[str, list[str]] = json.loads(claims.FILE.read_text(encoding="utf-8"))
 
@@ -248,17 +248,16 @@ def test_a_schedule_with_a_claim_dropped_runs_live_with_it_dropped() -> None:
 # The live engine: every schedule that leads to a new state is run on trio tasks (slow).
 
 LIVE = (
-    "reliant_flusher/native_under_ptl", "reliant_skipper/deferred_under_ptl",
+    "reliant_skipper/deferred_under_ptl",
     "reliant_skipper/native_after_unlock", "reliant_skipper/deferred_value_ptl_retaken",
-    "dirty_writeback/immediate_after_unlock", "mask_omits_deferrer/deferred_after_unlock",
+    "mask_omits_deferrer/deferred_after_unlock",
     "mask_omits_deferrer/deferred_after_unlock_cr3_keeps", "remote_first/native_after_unlock",
     "remote_first/deferred_under_ptl", "remote_first/deferred_torn_after_unlock",
-    "two_cpus_speculation/deferred_after_unlock",
-    "two_cpus_speculation/deferred_after_unlock_no_walker", "lock_rule/deferred_torn_under_ptl",
+    "lock_rule/deferred_torn_under_ptl",
     "lock_rule/immediate_ptl_retaken", "lock_rule/deferred_after_unlock",
     "reliant_skipper/deferred_under_ptl_pae", "reliant_skipper/native_after_unlock_pae",
     "mask_omits_deferrer/deferred_after_unlock_cr3_keeps_pae",
-    "remote_first/deferred_torn_after_unlock_pae", "two_cpus_speculation/deferred_after_unlock_pae",
+    "remote_first/deferred_torn_after_unlock_pae",
     "lock_rule/deferred_torn_under_ptl_pae",
 )  # fmt: skip
 # Not pud_populate with two CPUs: who faults in vain goes on reading, and nothing forgets it live.

@@ -120,10 +120,10 @@ def test_every_repair_holds() -> None:
 
 
 LIVE = (
-    "pte_alloc_race/native", "pte_alloc_race/vmi", "pte_alloc_race/announced_when_allocated",
+    "pte_alloc_race/native", "pte_alloc_race/announced_when_allocated",
     "change_page_attr/split_zeroed_page", "change_page_attr/revert_released_after",
     "change_page_attr/revert", "pgd_lifetime/destroyed", "pgd_lifetime/destroyed_released_after",
-    "pgd_lifetime/destroyed_not_released", "vmalloc_fault/vmi_sync",
+    "pgd_lifetime/destroyed_not_released",
     "boot_page_tables/boot_tables_claim_nothing", "boot_page_tables/vmi",
 )  # fmt: skip
 
