@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -424,3 +425,12 @@ def test_what_a_file_prints_or_warns_does_not_disturb(users: Users, shell: Shell
     file = users("own.py", HEAD + ONE.format(call="go") + "\n\nhello = 'world'\n")
     done = shell("explore", file, "--format", "json")
     assert json.loads(done.out)["results"][0]["verdict"] == "HOLDS"
+
+
+def test_it_works_where_it_is_installed(tmp_path: Path) -> None:
+    """Not only from a checkout: our own modelled functions then lie among the site packages."""
+    packages = tmp_path / "site-packages"
+    shutil.copytree(ROOT / "smpmmu", packages / "smpmmu")
+    done = spawn("explore", "lock_rule/deferred_under_ptl", cwd=tmp_path, PYTHONPATH=str(packages))
+    assert (done.status, done.err) == (0, "")
+    assert "HOLDS" in done.out

@@ -132,7 +132,7 @@ def _check(value: object, what: str, seen: frozenset[int]) -> None:
     seen |= {id(value)}
     if isinstance(value, types.FunctionType) and _pythons_own(value):
         return
-    if isinstance(value, types.FunctionType) and "site-packages" not in value.__code__.co_filename:
+    if isinstance(value, types.FunctionType) and _is_modelled(value):
         _check_function(value, seen)
         return
     if isinstance(value, (types.FunctionType, types.ModuleType)) and not _parts(value):
@@ -151,6 +151,12 @@ def _check(value: object, what: str, seen: frozenset[int]) -> None:
         raise ModelError(msg)
     for name, part in parts:
         _check(part, what + name, seen)
+
+
+def _is_modelled(function: types.FunctionType) -> bool:
+    """Whether a function may be part of a model: it is the user's, or ours, installed or not."""
+    ours = str(function.__module__).split(".", maxsplit=1)[0] == "smpmmu"
+    return ours or "site-packages" not in function.__code__.co_filename
 
 
 def _is_ours(value: object) -> bool:
