@@ -14,7 +14,13 @@ from smpmmu.kernel.mm import INIT_MM
 from smpmmu.kernel.page_alloc import alloc_page, free_page
 from smpmmu.kernel.page_hooks import Place
 from smpmmu.machine.memory import PTRS_PER_PGD, pgd_indices
-from smpmmu.machine.spinlock import spin_lock_irqsave, spin_unlock_irqrestore, spinlock
+from smpmmu.machine.spinlock import (
+    spin_lock,
+    spin_lock_irqsave,
+    spin_unlock,
+    spin_unlock_irqrestore,
+    spinlock,
+)
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -115,8 +121,10 @@ async def pgd_ctor(cpu: Cpu, pgd: int) -> None:
 
 
 @routine
-async def pgd_dtor(cpu: Cpu, pgd: int) -> None:
+async def pgd_dtor(cpu: Cpu, pgd: int, *, irqsave: bool = True) -> None:
     """Take a directory off the list before its page goes back.
+
+    Without `irqsave`, pgd_lock is the plain lock that it is since a79e53d85683.
 
     C: pgd_dtor; `release_pd` AFTER is what 55a8ba4b7f7 (2.6.29) has
     """
@@ -124,9 +132,15 @@ async def pgd_dtor(cpu: Cpu, pgd: int) -> None:
     if place in (Place.BEFORE, Place.TWICE):
         await cpu.pv.release_pd(cpu, pgd)
     # Whoever holds pgd_lock now finds it on the list, and writes to it.
-    flags = await spin_lock_irqsave(pgd_lock)
+    if irqsave:
+        flags = await spin_lock_irqsave(pgd_lock)
+    else:
+        await spin_lock(pgd_lock)
     await pgd_list_del(cpu, listing(cpu, pgd))
-    await spin_unlock_irqrestore(pgd_lock, flags)
+    if irqsave:
+        await spin_unlock_irqrestore(pgd_lock, flags)
+    else:
+        await spin_unlock(pgd_lock)
     if place in (Place.AFTER, Place.TWICE):
         await cpu.pv.release_pd(cpu, pgd)
 

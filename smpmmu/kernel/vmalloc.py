@@ -14,7 +14,7 @@ from smpmmu.kernel.mm import INIT_MM, pmd_offset, pte_offset_kernel
 from smpmmu.kernel.page_alloc import free_page
 from smpmmu.kernel.pageattr import PAGE_KERNEL
 from smpmmu.kernel.pgalloc import ENOMEM, pte_alloc_kernel
-from smpmmu.kernel.pgd import pgd_list, pgd_list_del, pgd_lock
+from smpmmu.kernel.pgd import pgd_list, pgd_lock
 from smpmmu.kernel.pgtable import ptep_get_and_clear, set_pte_at
 from smpmmu.kernel.smp import flush_tlb_all
 from smpmmu.machine.cpu import read_cr3
@@ -78,18 +78,6 @@ async def vmalloc_sync_one(cpu: Cpu, pgd: int, address: int) -> None:
     pmd = pmd_offset(pgd, address)
     if not await load(cpu.memory.at(pmd), PAGE_PRESENT):
         await cpu.pv.set_pmd(cpu, pmd, pmd_k)
-
-
-@routine
-async def pgd_dtor(cpu: Cpu, mm: MmStruct) -> None:
-    """Take a directory off the list.
-
-    C: pgd_dtor, with pgd_lock a plain lock as after a79e53d85683
-    Model: the list is a word of bits, so taking off what is off already changes nothing.
-    """
-    await spin_lock(pgd_lock)
-    await pgd_list_del(cpu, mm.number)
-    await spin_unlock(pgd_lock)
 
 
 @routine

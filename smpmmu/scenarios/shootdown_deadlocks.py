@@ -27,7 +27,7 @@ from smpmmu.engine.steps import Word, load, local_irq_disable, local_irq_enable,
 from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.kernel.mm import INIT_MM, MmStruct, VmAreaStruct
 from smpmmu.kernel.paravirt import Linux, native
-from smpmmu.kernel.pgd import pgd_lock
+from smpmmu.kernel.pgd import pgd_dtor, pgd_lock
 from smpmmu.kernel.smp import (
     call_lock,
     flush_tlb_all,
@@ -38,7 +38,6 @@ from smpmmu.kernel.smp import (
 from smpmmu.kernel.softirq import install_device, schedule_work, work_pending, worker_thread
 from smpmmu.kernel.vmalloc import (
     VMALLOC_START,
-    pgd_dtor,
     remove_vm_area,
     vmalloc_sync_all,
     vmlist,
@@ -75,6 +74,7 @@ if TYPE_CHECKING:
 ONLINE = (0, 1)
 MM = address_space(Flush.UNDER_PTL, ONLINE)
 OTHER_MM = MmStruct(number=2, pgd=0x11)
+LINUX = Linux(pgds=((MM.number, MM.pgd), (OTHER_MM.number, OTHER_MM.pgd)))
 KERNEL_TABLE = 0x7E
 """The page table for VMALLOC_START, which only swapper_pg_dir has at first."""
 
@@ -169,7 +169,7 @@ async def get_vmalloc_info(*, answers: bool) -> None:
 
 async def drop_other_pgd(cpu: Cpu) -> None:
     """Free the directory of the other mm, as the slab allocator may do at any time."""
-    await pgd_dtor(cpu, OTHER_MM)
+    await pgd_dtor(cpu, OTHER_MM.pgd, irqsave=False)
 
 
 def two_cpus(setup: Setup) -> tuple[Cpu, Cpu]:
@@ -177,7 +177,7 @@ def two_cpus(setup: Setup) -> tuple[Cpu, Cpu]:
     kernel = (INIT_MM.pgd, pgd_index(VMALLOC_START), entry(KERNEL_TABLE, PAGE_TABLE))
     memory = Memory((*guest_memory(TOUCHED).entries, kernel))
     cpu0, cpu1 = (
-        Cpu(number, memory, memory, MM.pgd, native, MM, (ADDR,), linux=Linux()) for number in ONLINE
+        Cpu(number, memory, memory, MM.pgd, native, MM, (ADDR,), linux=LINUX) for number in ONLINE
     )
     for cpu in (cpu0, cpu1):
         install_interrupts(setup, cpu, call_function=True)

@@ -116,7 +116,8 @@ class Values:
         return self.values[word.name]
 
     def finished(self, context: str) -> bool:
-        raise NotImplementedError
+        msg = f"the lock rule reads words alone, not whether {context} has ended"
+        raise AssertionError(msg)
 
 
 GPTE, SHADOW = Word("gpte", 32), Word("spte", 32)
