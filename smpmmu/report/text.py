@@ -1,6 +1,6 @@
 """Answers as text: a line a variant, and for a violation the story in columns.
 
-The same question gives the same bytes: no times, no ids. It must not print; `cli.py` does.
+The same question gives the same bytes: no times, no ids. It must not print; `cli/` does.
 """
 
 from __future__ import annotations

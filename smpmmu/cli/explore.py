@@ -1,0 +1,181 @@
+"""`explore`: every interleaving.
+
+Heavy modules are imported where they are needed, so that the other commands stay quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from smpmmu.cli.printing import STATUSES, Progress, out, print_page, report
+from smpmmu.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from smpmmu.report.rows import Row
+    from smpmmu.report.text import Page
+    from smpmmu.work import Job
+
+
+@click.command(epilog=STATUSES)
+@click.argument("targets", nargs=-1, metavar="[NAME[/VARIANT] | FILE.py[:NAME] | all]...")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Write the schedule of every violation into DIR.")  # fmt: skip
+@click.option("--all", "every", is_flag=True, help="Do not stop at the first violation.")
+@click.option("--expected", is_flag=True, help="Judge by the variants' expectations.")
+@click.option("--engine", type=click.Choice(["batch", "live"]), default="batch",
+              help="batch: the kernel; live: the trio vCPUs themselves.")  # fmt: skip
+@click.option("--live-runs", type=click.IntRange(0), metavar="N",
+              help="Random live runs that must agree with a HOLDS: 20, or 5 for each cell of the "
+              "main table.")  # fmt: skip
+@click.option("--max-states", type=click.IntRange(1), metavar="N", help="Stop after N states.")
+@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), metavar="S",
+              help="Stop a variant after S seconds.")  # fmt: skip
+@click.option("--max-memory", metavar="BYTES", callback=lambda _c, _p, v: _bytes(v),
+              help="Stop when the search's arrays reach this (as 500M, 2G).")  # fmt: skip
+@click.option("--cells", is_flag=True, help="List the cells of the table with their counts.")
+@click.option("--pae", is_flag=True, help="The table with PAE's entries of two words.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N",
+              help="Variants explored at once, in processes of their own; without it all "
+              "processors where there are many variants.")  # fmt: skip
+def explore(
+    targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
+    engine: str, live_runs: int | None, max_states: int | None, max_seconds: float | None,
+    max_memory: int | None, cells: bool, pae: bool, jobs: int | None,
+) -> NoReturn:  # fmt: skip
+    """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
+
+    What holds is explored once more with TLB evictions; NAME/VARIANT+evictor is that alone.
+    Without names, and with `all`, the exit status compares with what is expected; with names it
+    tells the verdicts (or what is expected, with --expected).
+    """
+    from smpmmu.checking import LIVE_RUNS
+    from smpmmu.engine.verdict import Budget
+    from smpmmu.scenarios.theorem import CELLS, PAE_CELLS
+    from smpmmu.targets import catalogue, find, one
+    from smpmmu.work import Job
+    from smpmmu.work import save as save_row
+
+    overview = not targets or targets == ("all",)
+    if "all" in targets and not overview:
+        msg = "'all' stands alone"
+        raise UsageError(msg)
+    for option, given in (("--cells", cells), ("--pae", pae)):
+        if given and targets:
+            msg = f"{option} is for the main table, which has no names"
+            raise UsageError(msg)
+    if not targets:
+        chosen = [one(cell) for cell in (PAE_CELLS if pae else CELLS)]
+    else:
+        chosen = catalogue() if overview else [t for text in targets for t in find(text)]
+    budget = Budget(max_states, max_seconds, max_memory)
+    if live_runs is None:
+        live_runs = LIVE_RUNS if targets else LIVE_RUNS_OF_A_CELL
+    work = [Job(t.name, budget, every, engine, live_runs) for t in chosen]
+    rows: list[Row] = []
+
+    def finished(row: Row) -> None:
+        rows.append(save_row(row, save) if save is not None else row)
+        if form == "text" and not overview:
+            print_page(lambda page: report().answer(rows[-1], page))
+
+    _do(work, jobs or _processes(len(work)), finished, rows)
+    if form == "json":
+        from smpmmu.report.rows import SCHEMA
+
+        data = {"schema": SCHEMA, "results": [row.json() for row in rows]}
+        out(json.dumps(data, indent=2) + "\n")
+    elif overview:
+        print_page(lambda page: _overview(rows, page, table=not targets, cells=cells))
+    sys.exit(_status(rows, expected=expected or overview))
+
+
+LIVE_RUNS_OF_A_CELL = 5
+"""A cell has many neighbours that differ in one knob."""
+MANY_VARIANTS = 8
+"""From so many on, starting other processes pays."""
+
+
+def _processes(variants: int) -> int:
+    return (os.cpu_count() or 1) if variants >= MANY_VARIANTS else 1
+
+
+def _overview(rows: Sequence[Row], page: Page, *, table: bool, cells: bool) -> None:
+    text = report()
+    if table:
+        from smpmmu.report.theorem import backing, grid, theorem
+
+        grid(rows, page)
+        backing(rows, page)
+        page.line("")
+        page.line(theorem(rows))
+        page.line("")
+    if cells or not table:
+        text.overview(rows, page)
+    for row in rows:
+        if row.vacuous:
+            page.line(f"{row.name}: never reached: {'; '.join(row.vacuous)}")
+    text.conclusion(rows, page)
+
+
+def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: list[Row]) -> None:
+    """Do all jobs, telling `finished` of each row in order; say what was covered if stopped."""
+    from smpmmu.engine.live import in_trio
+    from smpmmu.work import do, spread
+
+    progress = Progress()
+
+    async def one_by_one() -> None:
+        for job in jobs:
+            row = await do(job, progress.watch)
+            progress.pause()
+            finished(row)
+
+    try:
+        with progress:
+            if processes > 1 and len(jobs) > 1:
+                for row in spread(jobs, min(processes, len(jobs))):
+                    progress.pause()
+                    finished(row)
+                    progress.count(len(rows), len(jobs))
+            else:
+                in_trio(one_by_one)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {len(rows)} of {len(jobs)} variants were answered", err=True)
+        if progress.last is not None:
+            name, so_far = progress.last
+            click.echo(
+                f"{name}: {so_far.states:,} states, {so_far.transitions:,} transitions up to "
+                f"depth {so_far.depth} without a verdict",
+                err=True,
+            )
+        sys.exit(130)
+
+
+def _status(rows: Sequence[Row], *, expected: bool) -> int:
+    if any(row.surprising if expected and row.expected else row.broken for row in rows):
+        return 1
+    if any(row.verdict == "UNDECIDED" for row in rows):
+        return 3
+    if any(row.vacuous for row in rows):
+        return 4
+    return 0
+
+
+def _bytes(text: str | None) -> int | None:
+    if text is None:
+        return None
+    units = {"K": 10**3, "M": 10**6, "G": 10**9}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    if not (number.isascii() and number.isdigit() and int(number)):
+        msg = f"expected a number of bytes, or one with K, M or G behind it, found {text!r}"
+        raise click.BadParameter(msg)
+    return int(number) * unit

@@ -1,0 +1,49 @@
+"""`stress`: thousands of seeded random schedules."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import NoReturn
+
+import click
+
+from smpmmu.cli.printing import STATUSES, out
+
+
+@click.command(epilog=STATUSES)
+@click.argument("target", metavar="NAME/VARIANT")
+@click.option("--seeds", default="0:1000", show_default=True, metavar="A:B",
+              callback=lambda _c, _p, v: _seeds(v), help="Seeds A up to B - 1.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+def stress(target: str, seeds: range, form: str) -> NoReturn:
+    """Run thousands of seeded random schedules at once; say which seed fails first."""
+    from smpmmu.replaying import stress_seeds
+
+    done = 0
+
+    def watch(count: int) -> None:
+        nonlocal done
+        done = count
+
+    try:
+        found = stress_seeds(target, seeds, watch)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {done:,} of {len(seeds):,} seeds were run", err=True)
+        sys.exit(130)
+    if form == "json":
+        out(json.dumps(found.json(), indent=2) + "\n")
+    else:
+        out("\n".join(found.lines()) + "\n")
+    sys.exit(1 if found.failing else 3 if found.cut else 0)
+
+
+def _seeds(text: str) -> range:
+    try:
+        first, last = (int(part) for part in text.split(":"))
+    except ValueError:
+        first, last = 0, 0
+    if not 0 <= first < last <= 1 << 64:
+        msg = f"expected A:B with 0 <= A < B, found {text!r}"
+        raise click.BadParameter(msg)
+    return range(first, last)
