@@ -9,7 +9,7 @@ the one place where a step meets a value, for a single machine and for a column 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from smpmmu.engine.errors import ModelError
 
@@ -50,6 +50,24 @@ class Format:
 PLAIN = Format()
 
 
+class Part(NamedTuple):
+    """Where a report shows a word: a table, and a row and a column of it.
+
+    Nothing that decides reads it. It says what the word is, so that nobody need guess from names.
+
+    Attributes:
+        table: what kind of word it is, as "TLB entries".
+        row: which one, as the page of a TLB entry.
+        column: whose, as the vCPU of a TLB entry.
+        format: how a report shows values, if it can say more than a step does.
+    """
+
+    table: str
+    row: str
+    column: str = ""
+    format: Format | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A machine word: its name is its identity.
@@ -60,6 +78,7 @@ class Word:
         initial: the value before the first step.
         owner: the vCPU that alone may touch the word ("" for shared memory).
         format: how values are printed.
+        part: where a report shows it; None: among the other words.
     """
 
     name: str
@@ -67,6 +86,7 @@ class Word:
     initial: int = 0
     owner: str = ""
     format: Format = PLAIN
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= 64:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import bug_on, routine
-from smpmmu.engine.steps import Format, Word, load, store, xchg
+from smpmmu.engine.steps import Format, Part, Word, load, store, xchg
 from smpmmu.machine.entries import PAGE_PRESENT, PAGE_PSE, pfn_of
 from smpmmu.machine.memory import pgd_indices, pte_indices
 
@@ -56,7 +56,8 @@ class PageTypes:
 def page_type(cpu: Cpu, pfn: int) -> Word:
     """Return the word of a frame's type."""
     known = dict(cpu.hypervisor.types.frames)
-    return Word(f"type of {pfn:#x}", 2, known.get(pfn, NORMAL), format=TYPE)
+    part = Part("page types", f"frame {pfn:#x}")
+    return Word(f"type of {pfn:#x}", 2, known.get(pfn, NORMAL), format=TYPE, part=part)
 
 
 def check(cpu: Cpu, right: object, name: str) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, indivisible, retry, routine
-from smpmmu.engine.steps import TAKEN, Word, cmpxchg, load, store
+from smpmmu.engine.steps import TAKEN, Part, Word, cmpxchg, load, store
 from smpmmu.hypervisor.page_types import PageTypes, spde_for
 from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
@@ -24,6 +24,7 @@ from smpmmu.machine.entries import (
     PAGE_PRESENT,
     PAGE_PSE,
     PAGE_RW,
+    PAGE_TABLES,
     allows,
     pfn_of,
 )
@@ -106,7 +107,8 @@ def spte_of(cpu: Cpu, gpte: Word) -> Word:
     if cpu.hypervisor.types is not None:  # some frames have no shadow at first
         shadowed = {cpu.walked.table(f, i).name: v for f, i, v in cpu.walked.entries}
         initial = shadowed.get(name, 0)
-    return Word(name, gpte.width, initial, format=gpte.format)
+    part = Part(PAGE_TABLES, gpte.name, cpu.walked.prefix.rstrip())
+    return Word(name, gpte.width, initial, format=gpte.format, part=part)
 
 
 @indivisible(SYNC_IS_ATOMIC)

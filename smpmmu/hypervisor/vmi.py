@@ -10,7 +10,7 @@ the knobs (`shadow.Hypervisor`).
 from __future__ import annotations
 
 from smpmmu.engine.routines import instruction, routine
-from smpmmu.engine.steps import Word, load, store, xchg
+from smpmmu.engine.steps import Part, Word, load, store, xchg
 from smpmmu.hypervisor.page_types import (
     ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
     PD,
@@ -31,22 +31,28 @@ from smpmmu.hypervisor.shadow import (
 )
 from smpmmu.kernel.paravirt import AddressSpace, ParavirtOps, native
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
-from smpmmu.machine.entries import ENTRY, PAGE_PRESENT, PAGE_SHIFT, pfn_of
+from smpmmu.machine.entries import ENTRY, PAGE_PRESENT, PAGE_SHIFT, Address, pfn_of
 from smpmmu.machine.memory import pgd_index, pmd_index, pte_index
 
 DEFERRED_SLOTS = 2
 """Records that a queue holds; a full one is drained, which is always allowed."""
+QUEUES = "deferred updates"
+"""Reports show the queues in this table."""
 
 
 def deferred(cpu: Cpu, slot: int) -> Word:
     """Return a slot of a vCPU's queue: the physical address of an entry, or 0."""
-    return Word(f"{cpu.name}.deferred[{slot}]", 32, owner=cpu.name)
+    held = Address(entry_size=cpu.memory.paging.entry_size)
+    part = Part(QUEUES, f"slot {slot}", cpu.name, held)
+    return Word(f"{cpu.name}.deferred[{slot}]", 32, owner=cpu.name, part=part)
 
 
 def deferred_value(cpu: Cpu, slot: int) -> Word:
     """Return the entry's value that goes with the slot, where records hold values."""
     width = cpu.memory.paging.entry_bits
-    return Word(f"{cpu.name}.deferred_value[{slot}]", width, owner=cpu.name, format=ENTRY)
+    name = f"{cpu.name}.deferred_value[{slot}]"
+    part = Part(QUEUES, f"slot {slot}, its value", cpu.name)
+    return Word(name, width, owner=cpu.name, format=ENTRY, part=part)
 
 
 def drains(cpu: Cpu) -> bool:

@@ -13,6 +13,7 @@ from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import bug_on, irqs_enabled, routine
 from smpmmu.engine.steps import (
     Format,
+    Part,
     Word,
     fetch_and,
     fetch_or,
@@ -44,6 +45,7 @@ def cpu_tlbstate(cpu: Cpu) -> Word:
         initial,
         owner=cpu.name,
         format=Format((*states, (1, "mm1"), (2, "mm2"), (4, "mm4"))),
+        part=Part("registers", "cpu_tlbstate", cpu.name),
     )
 
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smpmmu.engine.steps import Word
+from smpmmu.engine.steps import Format, Part, Word
 from smpmmu.machine.entries import PAGE_SHIFT, pfn_of
 from smpmmu.machine.memory import ENTRY_SIZE, NON_PAE, Paging, pgd_index, pmd_index, pte_index
 from smpmmu.machine.spinlock import spinlock
 
 NR_CPUS = 8
 INIT_MM_NUMBER = 7
+SHOOTDOWNS = "shootdowns"
+"""Reports show in this table what flushes are told by."""
+CPUS = Format(tuple((1 << number, f"cpu{number}") for number in range(NR_CPUS)))
+"""How reports show a mask of CPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,8 @@ class MmStruct:
     def cpu_vm_mask(self) -> Word:
         """Which CPUs must be told of a flush."""
         initial = sum(1 << cpu for cpu in self.cpus)
-        return Word(f"mm{self.number}.cpu_vm_mask", NR_CPUS, initial)
+        name = f"mm{self.number}.cpu_vm_mask"
+        return Word(name, NR_CPUS, initial, part=Part(SHOOTDOWNS, name, format=CPUS))
 
     def pte_lockptr(self, addr: int) -> Word:
         """Return the lock that guards the entry for `addr`.

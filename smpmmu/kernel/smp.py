@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import bug_on, routine
 from smpmmu.engine.steps import (
+    Part,
     Word,
     fetch_add,
     fetch_and,
@@ -22,7 +23,7 @@ from smpmmu.engine.steps import (
     wait_until,
 )
 from smpmmu.kernel.context import TLBSTATE_OK, leave_mm, tlbstate
-from smpmmu.kernel.mm import NR_CPUS
+from smpmmu.kernel.mm import CPUS, NR_CPUS, SHOOTDOWNS
 from smpmmu.machine.cpu import (
     CALL_FUNCTION_VECTOR,
     INVALIDATE_TLB_VECTOR,
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 
 FLUSH_ALL = 0xFFFFFFFF
 tlbstate_lock = spinlock("tlbstate_lock")
-flush_mm = Word("flush_mm", 4)
-flush_va = Word("flush_va", 32)
-flush_cpumask = Word("flush_cpumask", NR_CPUS)
+flush_mm = Word("flush_mm", 4, part=Part(SHOOTDOWNS, "flush_mm"))
+flush_va = Word("flush_va", 32, part=Part(SHOOTDOWNS, "flush_va"))
+flush_cpumask = Word("flush_cpumask", NR_CPUS, part=Part(SHOOTDOWNS, "flush_cpumask", format=CPUS))
 call_lock = spinlock("call_lock")
-call_started = Word("call_data.started", 4)
-call_finished = Word("call_data.finished", 4)
+call_started = Word("call_data.started", 4, part=Part(SHOOTDOWNS, "call_data.started"))
+call_finished = Word("call_data.finished", 4, part=Part(SHOOTDOWNS, "call_data.finished"))
 
 
 @routine

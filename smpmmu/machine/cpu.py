@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import indivisible
-from smpmmu.engine.steps import Step, Wait, When, Word, fetch_and, fetch_or, load, store
+from smpmmu.engine.steps import Part, Step, Wait, When, Word, fetch_and, fetch_or, load, store
 from smpmmu.machine.entries import (
     ENTRY,
     PAGE_GLOBAL,
     PAGE_PRESENT,
     PAGE_SHIFT,
+    PAGE_TABLES,
     TLB_ENTRY,
     WALKING,
     pfn_of,
@@ -96,12 +97,15 @@ class Cpu:
     @property
     def cr3(self) -> Word:
         """The frame of the root of the tables in use."""
-        return Word(f"{self.name}.cr3", 20, self.root, owner=self.name)
+        part = Part("registers", "CR3", self.name)
+        return Word(f"{self.name}.cr3", 20, self.root, owner=self.name, part=part)
 
     def pdpte(self, index: int) -> Word:
         """Return an entry of the root as the processor keeps it since CR3 was loaded (PAE)."""
         initial = self.memory.table(self.root, index).initial
-        return Word(f"{self.name}.pdpte[{index}]", 64, initial, owner=self.name, format=ENTRY)
+        name = f"{self.name}.pdpte[{index}]"
+        part = Part(PAGE_TABLES, f"root[{index}]", f"kept by {self.name}")
+        return Word(name, 64, initial, owner=self.name, format=ENTRY, part=part)
 
     def tlb(self, addr: int) -> Word:
         """Return the TLB entry for the page of `addr`: 0, or a leaf entry as it was cached.
@@ -114,7 +118,9 @@ class Cpu:
             msg = f"{self.name} uses address {addr:#x}, which is not among its pages"
             raise ModelError(msg)
         width = self.memory.paging.entry_bits
-        return Word(f"{self.name}.tlb[{page:#x}]", width, owner=self.name, format=TLB_ENTRY)
+        name = f"{self.name}.tlb[{page:#x}]"
+        part = Part("TLB entries", f"address {page << PAGE_SHIFT:#x}", self.name)
+        return Word(name, width, owner=self.name, format=TLB_ENTRY, part=part)
 
     def pending(self, vector: int) -> Word:
         """Return the bit in which the local APIC keeps `vector` until it is taken."""
@@ -123,7 +129,8 @@ class Cpu:
 
 def irr(number: int, vector: int) -> Word:
     """Return the pending bit of `vector` at CPU `number`."""
-    return Word(f"cpu{number}.irr[{vector:#x}]", 1)
+    part = Part("interrupts pending", f"vector {vector:#x}", f"cpu{number}")
+    return Word(f"cpu{number}.irr[{vector:#x}]", 1, part=part)
 
 
 async def read_cr3(cpu: Cpu) -> int:

@@ -6,6 +6,8 @@ not know where entries lie. Source: include/asm-i386/pgtable.h, Linux 2.6.21.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from smpmmu.engine.steps import Format
 
 PAGE_SHIFT = 12
@@ -63,6 +65,23 @@ _NAMES = (
 )
 ENTRY = Format(flags=(*_NAMES, (PAGE_UNUSED3, "sw3")), frame_shift=PAGE_SHIFT)
 TLB_ENTRY = Format(flags=(*_NAMES, (WALKING, "walking")), frame_shift=PAGE_SHIFT)
+
+PAGE_TABLES = "page tables"
+"""Reports show entries in this table, the primary, its shadow and the root that a vCPU keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address(Format):
+    """How reports show the physical address of an entry: by the name that the entry has."""
+
+    entry_size: int = 4
+
+    def show(self, value: int) -> str:
+        """Return the frame of the table and the index in it."""
+        if not value:
+            return "0"
+        frame, offset = value >> PAGE_SHIFT, value & FLAGS
+        return f"{frame:#x}[{offset // self.entry_size}]"
 
 
 def entry(pfn: int, flags: int) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smpmmu.engine.steps import Format, Step, Word, store, xchg
-from smpmmu.machine.entries import ENTRY, HIGH, LOW, PAGE_SHIFT
+from smpmmu.engine.steps import Format, Part, Step, Word, store, xchg
+from smpmmu.machine.entries import ENTRY, HIGH, LOW, PAGE_SHIFT, PAGE_TABLES
 
 PAGE_SIZE = 1 << PAGE_SHIFT
 ENTRY_SIZE = 4
@@ -88,8 +88,10 @@ class Memory:
     def table(self, frame: int, index: int) -> Word:
         """Return entry `index` of the table in `frame`."""
         found = [v for f, i, v in self.entries if (f, i) == (frame, index)]
-        name = f"{self.prefix}{frame:#x}[{index}]"
-        return Word(name, self.paging.entry_bits, found[-1] if found else 0, format=ENTRY)
+        row = f"{frame:#x}[{index}]"
+        part = Part(PAGE_TABLES, row, self.prefix.rstrip() or "primary")
+        initial = found[-1] if found else 0
+        return Word(self.prefix + row, self.paging.entry_bits, initial, format=ENTRY, part=part)
 
     def at(self, address: int) -> Word:
         """Return the table entry at a physical address, which is what a `ptep` is."""
@@ -98,7 +100,9 @@ class Memory:
     def page(self, frame: int) -> Word:
         """Return a data frame, as one word: its version and its ghost bits."""
         owner = dict(self.owners).get(frame, 1)
-        return Word(f"page {frame:#x}", 10, owner << OWNER_SHIFT, format=PAGE_DATA)
+        name = f"page {frame:#x}"
+        part = Part("data pages", name)
+        return Word(name, 10, owner << OWNER_SHIFT, format=PAGE_DATA, part=part)
 
 
 def pgd_index(addr: int, paging: Paging = NON_PAE) -> int:
