@@ -18,6 +18,7 @@ from smpmmu.engine.schedule import Schedule, filled, read
 from smpmmu.engine.stress import SeededRun, stress
 from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.report.rows import Step
+from smpmmu.report.telling import tell
 from smpmmu.targets import one
 from smpmmu.work import scheduled, write_whole
 
@@ -27,17 +28,48 @@ if TYPE_CHECKING:
 
     from smpmmu.engine.system import System
     from smpmmu.engine.vcpus import Machine
+    from smpmmu.report.account import Account
     from smpmmu.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A live run to be shown: its steps, the columns, what it means, and the exit status."""
+    """A live run to be shown.
 
-    steps: tuple[Step, ...]
-    columns: tuple[tuple[str, str], ...]
+    Attributes:
+        target: the variant.
+        system: what was run.
+        run: the run.
+        violated: the property that it breaks, a deadlock included; or "".
+        conclusion: what it means.
+        status: the exit status.
+        command: what shows it again.
+    """
+
+    target: Target
+    system: System
+    run: Run
+    violated: str
     conclusion: str
     status: int
+    command: str
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of the story."""
+        return tuple(Step(action.context, action.text) for action in self.run.actions)
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """Every context and its vCPU."""
+        return tuple((c.name, c.cpu) for c in self.system.contexts)
+
+    def account(self) -> Account:
+        """Return the run told in full."""
+        return tell(
+            self.system, self.run, name=self.target.name, summary=self.target.scenario.summary,
+            conclusion=self.conclusion, command=self.command, violated=self.violated,
+        )  # fmt: skip
 
 
 def replay_file(path: Path, *, fill: bool = False) -> Told:
@@ -79,7 +111,8 @@ def replay_file(path: Path, *, fill: bool = False) -> Told:
     if fill:
         write_whole(path, filled(text, schedule, run))
         conclusion += f"; {path} was written in full"
-    return Told(_steps(run), _columns(system), conclusion, 0)
+    command = f"replay {path}"
+    return Told(target, system, run, schedule.violated, conclusion, 0, command)
 
 
 def _run_schedule(schedule: Schedule, target: Target, system: System, path: Path) -> Run:
@@ -137,15 +170,9 @@ def replay_seed(name: str, seed: int) -> Told:
     }
     text, status = conclusions[run.ending]
     conclusion = f"seed {seed}: {text} after {len(run.actions)} choices"
-    return Told(_steps(run), _columns(system), conclusion, status)
-
-
-def _steps(run: Run) -> tuple[Step, ...]:
-    return tuple(Step(action.context, action.text) for action in run.actions)
-
-
-def _columns(system: System) -> tuple[tuple[str, str], ...]:
-    return tuple((c.name, c.cpu) for c in system.contexts)
+    violated = run.violated or (NO_DEADLOCK if run.ending is Ending.STUCK else "")
+    command = f"replay {target.name} --seed {seed}"
+    return Told(target, system, run, violated, conclusion, status, command)
 
 
 @dataclass(frozen=True, slots=True)

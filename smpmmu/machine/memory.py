@@ -64,6 +64,19 @@ PAGE_DATA = Format(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Contents(Format):
+    """How reports show a data frame: whose it is, and how often it was written to."""
+
+    def show(self, value: int) -> str:
+        """Return the owner, whether somebody was promised that it stays, and the writes."""
+        owner, writes = (value & PAGE_OWNER) >> OWNER_SHIFT, value >> VERSION_SHIFT
+        whose = f"mm{owner}" if owner else "free"
+        frozen = ", promised to stay" if value & PAGE_FROZEN else ""
+        return f"{whose}, {writes} write{'' if writes == 1 else 's'}{frozen}"
+
+
+CONTENTS = Contents()
 ENTRY_SIZE = NON_PAE.entry_size
 PTRS_PER_PGD = PTRS_PER_PTE = 1024
 """Without PAE, as the code of page directories and large pages knows them."""
@@ -101,7 +114,7 @@ class Memory:
         """Return a data frame, as one word: its version and its ghost bits."""
         owner = dict(self.owners).get(frame, 1)
         name = f"page {frame:#x}"
-        part = Part("data pages", name)
+        part = Part("data pages", name, format=CONTENTS)
         return Word(name, 10, owner << OWNER_SHIFT, format=PAGE_DATA, part=part)
 
 
