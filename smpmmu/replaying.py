@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from smpmmu.checking import confirms, lasts, live_again
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ScheduleError, UsageError
-from smpmmu.engine.live import Stray, in_trio, random_run, replay
+from smpmmu.engine.live import LONGEST_RUN, STRATEGIES, Stray, in_trio, random_run, replay
 from smpmmu.engine.run import Action, Ending, Run
-from smpmmu.engine.schedule import Schedule, filled, read
+from smpmmu.engine.schedule import Expect, Schedule, ended, filled, read
 from smpmmu.engine.stress import SeededRun, stress
 from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.report.rows import Step
 from smpmmu.report.telling import tell
 from smpmmu.targets import one
-from smpmmu.work import scheduled, write_whole
+from smpmmu.work import save_schedule, scheduled, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +76,25 @@ def replay_file(path: Path, *, fill: bool = False) -> Told:
     """Run a schedule file live and compare every line of it.
 
     Raises:
-        ScheduleError: the file is truncated, edited, outdated, or does not show its violation.
+        ScheduleError: the file is truncated, edited, outdated, or does not end as it says.
+        UsageError: there is no such file.
+    """
+    schedule, target, text = load(path)
+    system = target.system()
+    run = _run_schedule(schedule, target, system, path)
+    _ends_as_expected(run, schedule, target, system, path)
+    conclusion = f"confirmed: {_ending(schedule)} after {len(run.actions)} choices"
+    if fill:
+        write_whole(path, filled(text, schedule, run))
+        conclusion += f"; {path} was written in full"
+    return Told(target, system, run, schedule.violated, conclusion, 0, f"replay {path}")
+
+
+def load(path: Path) -> tuple[Schedule, Target, str]:
+    """Read a schedule file: the schedule, the variant that it is about, and the text.
+
+    Raises:
+        ScheduleError: it is not one, or of no variant that there is.
         UsageError: there is no such file.
     """
     try:
@@ -87,40 +105,116 @@ def replay_file(path: Path, *, fill: bool = False) -> Told:
         raise UsageError(msg) if isinstance(error, OSError) else ScheduleError(msg) from error
     schedule = read(text, str(path))
     try:
-        target = scheduled(schedule.scenario, path)
+        return schedule, scheduled(schedule.scenario, path), text
     except UsageError as error:
         msg = f"{path}: {error}"
         raise ScheduleError(msg) from error
+
+
+def _ending(schedule: Schedule) -> str:
+    return {
+        Expect.VIOLATED: f"{schedule.violated} is violated",
+        Expect.PASSES: "the system comes to rest, and nothing was violated,",
+        Expect.UNDECIDED: "nothing is violated, and it can go on,",
+    }[schedule.expect]
+
+
+def _ends_as_expected(
+    run: Run, schedule: Schedule, target: Target, system: System, path: Path
+) -> None:
+    """Refuse a run that does not end as its schedule says."""
+    wanted = {
+        Expect.VIOLATED: f"violate {schedule.violated}",
+        Expect.PASSES: "come to rest",
+        Expect.UNDECIDED: "be able to go on",
+    }[schedule.expect]
+    head = f"{path}: expected the run to {wanted}, found"
+    after = f"after {len(run.actions)} choices\n{_record_again(target)}"
+    if schedule.expect is Expect.VIOLATED:
+        right = confirms(run, schedule.violated)
+    else:
+        right = run.ending is ENDINGS[schedule.expect]
+    if not right:
+        msg = f"{head} {run.violated or run.ending.value} {after}"
+        raise ScheduleError(msg)
+    if schedule.violated and not in_trio(lasts, system, schedule.violated, schedule.choices):
+        msg = f"{head} that it can go on {after}"
+        raise ScheduleError(msg)
+
+
+ENDINGS = {Expect.PASSES: Ending.QUIESCENT, Expect.UNDECIDED: Ending.CUT}
+
+
+def replay_onward(
+    path: Path, strategy: str, seed: int, *, longest: int = LONGEST_RUN, folder: Path | None = None
+) -> Told:
+    """Run a schedule file live as a prefix, whatever it ends with, and go on by a seed.
+
+    With a `folder` the schedule of the whole run is written there.
+
+    Raises:
+        ScheduleError: as for `replay_file`, but for how it ends.
+        UsageError: there is no such file.
+    """
+    schedule, target, _ = load(path)
     system = target.system()
-    run = _run_schedule(schedule, target, system, path)
-    if not confirms(run, schedule.violated):
-        found = run.violated or run.ending.value
-        again = _record_again(target)
-        msg = (
-            f"{path}: expected the run to violate {schedule.violated}, found {found} after "
-            f"{len(run.actions)} choices\n{again}"
-        )
-        raise ScheduleError(msg)
-    if not in_trio(lasts, system, schedule.violated, schedule.choices):
-        msg = (
-            f"{path}: expected the run to violate {schedule.violated}, found that it can go on "
-            f"after {len(run.actions)} choices\n{_record_again(target)}"
-        )
-        raise ScheduleError(msg)
-    conclusion = f"confirmed: {schedule.violated} is violated after {len(run.actions)} choices"
-    if fill:
-        write_whole(path, filled(text, schedule, run))
-        conclusion += f"; {path} was written in full"
-    command = f"replay {path}"
-    return Told(target, system, run, schedule.violated, conclusion, 0, command)
+    prefix = _run_schedule(schedule, target, system, path)
+    goes_on = prefix.ending is Ending.CUT
+    run = _onward(system, strategy, seed, longest, schedule.choices) if goes_on else prefix
+    head = f"{len(prefix.actions)} choices of {path}, then seed {seed} ({strategy})"
+    stem = f"{path.stem}.then.{seed}"
+    command = f"replay {path} --then {strategy} --seed {seed}"
+    return _told(run, head, target, system, command, folder, stem)
+
+
+def replay_seed(
+    name: str, seed: int, *, longest: int = LONGEST_RUN, folder: Path | None = None
+) -> Told:
+    """Run one seed of a variant live; with a `folder` its schedule is written there."""
+    target = one(name)
+    system = target.system()
+    run = _onward(system, STRATEGIES[0], seed, longest, ())
+    stem = f"{target.scenario.name}.{target.variant.name}.seed.{seed}"
+    command = f"replay {target.name} --seed {seed}"
+    return _told(run, f"seed {seed}", target, system, command, folder, stem)
+
+
+def _onward(system: System, strategy: str, seed: int, longest: int, after: tuple[str, ...]) -> Run:
+    async def run_it() -> Run:
+        return await random_run(system, seed, strategy=strategy, longest=longest, after=after)
+
+    return in_trio(run_it)
+
+
+def _told(
+    run: Run, head: str, target: Target, system: System, command: str, folder: Path | None,
+    stem: str
+) -> Told:  # fmt: skip
+    conclusions = {
+        Ending.VIOLATION: (f"VIOLATED {run.violated}", 1),
+        Ending.QUIESCENT: ("came to rest; nothing was violated", 0),
+        Ending.STUCK: (f"VIOLATED {NO_DEADLOCK}", 1),
+        Ending.CUT: ("cut off; undecided", 3),
+    }
+    text, status = conclusions[run.ending]
+    conclusion = f"{head}: {text} after {len(run.actions)} choices"
+    if folder is not None:
+        schedule = ended(target.name, run).write()
+        path = save_schedule(schedule, target.name, folder, stem)
+        conclusion += f"\nreplay: python -m smpmmu replay {path}"
+    violated = run.violated or (NO_DEADLOCK if run.ending is Ending.STUCK else "")
+    return Told(target, system, run, violated, conclusion, status, command)
 
 
 def _run_schedule(schedule: Schedule, target: Target, system: System, path: Path) -> Run:
-    def compare(number: int, _: Machine, action: Action) -> None:
+    def compare(number: int, machine: Machine, action: Action) -> None:
         line = schedule.lines[number]
         if line.text and line.text != action.text:
             found = f"{line.choice} {action.text!r}"
             raise _differs(path, line.number, f"{line.choice} {line.text!r}", found, (), target)
+        if schedule.expect is not Expect.VIOLATED and (broken := machine.violated()):
+            found = f"that it violates {broken[0]}"
+            raise _differs(path, line.number, "a step that breaks nothing", found, (), target)
 
     try:
         return in_trio(_replay, system, schedule.choices, compare)
@@ -151,28 +245,6 @@ def _record_again(target: Target) -> str:
         "  the file was edited, or the modelled code changed after it was written; record it "
         f"again with\n  python -m smpmmu explore {target.name} --save DIR"
     )
-
-
-def replay_seed(name: str, seed: int) -> Told:
-    """Run one seed of a variant live."""
-    target = one(name)
-    system = target.system()
-
-    async def run_it() -> Run:
-        return await random_run(system, seed)
-
-    run = in_trio(run_it)
-    conclusions = {
-        Ending.VIOLATION: (f"VIOLATED {run.violated}", 1),
-        Ending.QUIESCENT: ("came to rest; nothing was violated", 0),
-        Ending.STUCK: ("VIOLATED no_deadlock", 1),
-        Ending.CUT: ("cut off; undecided", 3),
-    }
-    text, status = conclusions[run.ending]
-    conclusion = f"seed {seed}: {text} after {len(run.actions)} choices"
-    violated = run.violated or (NO_DEADLOCK if run.ending is Ending.STUCK else "")
-    command = f"replay {target.name} --seed {seed}"
-    return Told(target, system, run, violated, conclusion, status, command)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,16 +102,26 @@ def save(found: Row, folder: Path) -> Row:
     broken = []
     for number, each in enumerate(found.broken):
         tail = "" if number == 0 else f".{each.name}"
-        stem = re.sub(r"[^\w.-]+", "_", f"{found.scenario}.{found.variant}{tail}")
-        path = folder / f"{stem}.schedule"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, _relative(each.schedule, found.name, folder))
-        except OSError as error:
-            msg = f"cannot write {path}: {error.strerror}"
-            raise UsageError(msg) from error
+        stem = f"{found.scenario}.{found.variant}{tail}"
+        path = save_schedule(each.schedule, found.name, folder, stem)
         broken.append(replace(each, file=str(path)))
     return replace(found, broken=tuple(broken))
+
+
+def save_schedule(text: str, name: str, folder: Path, stem: str) -> Path:
+    """Write the schedule of the variant `name`, whole or not at all, and return where.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    path = folder / (re.sub(r"[^\w.-]+", "_", stem) + ".schedule")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, _relative(text, name, folder))
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror}"
+        raise UsageError(msg) from error
+    return path
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -171,13 +171,12 @@ def test_the_exit_statuses_of_replay(knobs: str, shell: Shell) -> None:
 def test_a_seed_that_never_comes_to_rest_is_undecided(
     users: Users, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaying, "random_run", partial(replaying.random_run, longest=70))
     monkeypatch.setattr(replaying, "stress", partial(replaying.stress, longest=70))
     text = KNOBS.replace("call(way, X))", "call(blink, X), cyclic=True)").replace(
         "async def add", "async def blink(word):\n    await store(word, 1)\n\n\nasync def add"
     )
     file = users("endless.py", text)
-    done = shell("replay", f"{file}:counter/safe", "--seed", "0")
+    done = shell("replay", f"{file}:counter/safe", "--seed", "0", "--longest", "70")
     assert done.status == 3
     assert "cut off; undecided after 70 choices" in done.out
     done = shell("stress", f"{file}:counter/safe", "--seeds", "0:5")

@@ -289,11 +289,24 @@ NOT_ONE = {
     ),
     "expects_holds": (
         broken("VIOLATED both_count", "HOLDS"),
-        ": expected 'expect VIOLATED property', found 'expect HOLDS'",
+        (
+            ": expected 'expect VIOLATED property', 'expect PASSES' or 'expect UNDECIDED', "
+            "found 'expect HOLDS'"
+        ),
     ),
     "expects_no_property": (
         broken("VIOLATED both_count", "VIOLATED"),
-        ": expected 'expect VIOLATED property', found 'expect VIOLATED'",
+        (
+            ": expected 'expect VIOLATED property', 'expect PASSES' or 'expect UNDECIDED', "
+            "found 'expect VIOLATED'"
+        ),
+    ),
+    "passes_a_property": (
+        broken("VIOLATED both_count", "PASSES both_count"),
+        (
+            ": expected 'expect VIOLATED property', 'expect PASSES' or 'expect UNDECIDED', "
+            "found 'expect PASSES both_count'"
+        ),
     ),
     "empty": ("", f":1: expected {HEADER!r}, found 'an empty line'"),
     "blank": ("\n \n", f":1: expected {HEADER!r}, found 'an empty line'"),

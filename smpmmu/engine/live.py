@@ -29,6 +29,9 @@ T = TypeVar("T")
 LONGEST_RUN = 100_000
 """Actions after which a random run is cut off."""
 
+STRATEGIES = ("uniform",)
+"""How a random run can choose; the first is the default."""
+
 
 class Baton:
     """Passes between the scheduler and one vCPU at a time; whoever lacks it sleeps."""
@@ -132,17 +135,21 @@ def _broken(machine: Machine) -> tuple[str, ...]:
 
 
 async def random_run(
-    system: System, seed: int, *, automata: list[Automaton] | None = None,
-    longest: int = LONGEST_RUN, dropped: frozenset[str] = frozenset(),
-    after: tuple[str, ...] = ()
+    system: System, seed: int, *, strategy: str = STRATEGIES[0],
+    automata: list[Automaton] | None = None, longest: int = LONGEST_RUN,
+    dropped: frozenset[str] = frozenset(), after: tuple[str, ...] = ()
 ) -> Run:  # fmt: skip
-    """Run `system` live with uniform choices; with `automata`, hold it against them.
+    """Run `system` live as a strategy chooses; with `automata`, hold it against them.
 
     The choices in `after` are made first, whatever they lead to.
 
     Raises:
+        UsageError: there is no such strategy.
         InternalError: the live vCPUs and the automata disagree.
     """
+    if strategy not in STRATEGIES:
+        msg = f"no strategy is called {strategy!r}; there are: {', '.join(STRATEGIES)}"
+        raise UsageError(msg)
     stream = seed_stream(seed)
     async with running(system, dropped) as live:
         mirror = Mirror(automata, live.machine) if automata is not None else None

@@ -10,22 +10,37 @@ Reading one never runs code. It must not know scenarios beyond their names.
     cpu1     load 0x2[1] -> 0x0
 
 The first word of a step is the choice; what follows is what the step did. A person may write
-choices alone; they are then not compared, and `replay --fill` writes the rest.
+choices alone; they are then not compared, and `replay --fill` writes the rest. What is expected
+at the end is one of
+
+    VIOLATED property    the last state breaks it
+    PASSES               the system comes to rest, and no state breaks anything
+    UNDECIDED            no state breaks anything, and it can go on: a run cut off, or a prefix
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.errors import ScheduleError
-from smpmmu.engine.verdict import Verdict
+from smpmmu.engine.run import Ending
+from smpmmu.engine.system import NO_DEADLOCK
 
 if TYPE_CHECKING:
     from smpmmu.engine.run import Run
 
 VERSION = 1
 HEADER = f"smpmmu schedule {VERSION}"
+
+
+class Expect(enum.Enum):
+    """What a schedule ends with."""
+
+    VIOLATED = "VIOLATED"
+    PASSES = "PASSES"
+    UNDECIDED = "UNDECIDED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +54,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule: which scenario, which property it breaks, and the choices."""
+    """A schedule: which scenario, which property it breaks ("" if none), and the choices."""
 
     scenario: str
     violated: str
     lines: tuple[Line, ...]
+    expect: Expect = Expect.VIOLATED
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -57,7 +73,7 @@ class Schedule:
         head = [
             HEADER,
             f"scenario {self.scenario}",
-            f"expect   {Verdict.VIOLATED.value} {self.violated}",
+            f"expect   {self.expect.value} {self.violated}".rstrip(),
             "",
         ]
         return "\n".join([*head, *steps]) + "\n"
@@ -73,9 +89,23 @@ def filled(text: str, schedule: Schedule, run: Run) -> str:
 
 
 def recorded(scenario: str, run: Run, violated: str) -> Schedule:
-    """Return the schedule of a live run."""
-    lines = tuple(Line(action.context, action.text) for action in run.actions)
-    return Schedule(scenario, violated, lines)
+    """Return the schedule of a live run that breaks `violated`."""
+    return Schedule(scenario, violated, _lines(run))
+
+
+def ended(scenario: str, run: Run) -> Schedule:
+    """Return the schedule of a live run, however it ended."""
+    expect, violated = {
+        Ending.VIOLATION: (Expect.VIOLATED, run.violated),
+        Ending.STUCK: (Expect.VIOLATED, NO_DEADLOCK),
+        Ending.QUIESCENT: (Expect.PASSES, ""),
+        Ending.CUT: (Expect.UNDECIDED, ""),
+    }[run.ending]
+    return Schedule(scenario, violated, _lines(run), expect)
+
+
+def _lines(run: Run) -> tuple[Line, ...]:
+    return tuple(Line(action.context, action.text) for action in run.actions)
 
 
 def read(text: str, name: str) -> Schedule:
@@ -110,11 +140,21 @@ def read(text: str, name: str) -> Schedule:
         if not keys.get(key):
             msg = f"{name}: no line says '{key}'; the file is truncated"
             raise ScheduleError(msg)
-    verdict, _, violated = keys["expect"].partition(" ")
-    if verdict != Verdict.VIOLATED.value or not violated.strip():
-        msg = f"{name}: expected 'expect VIOLATED property', found 'expect {keys['expect']}'"
-        raise ScheduleError(msg)
+    expect, violated = _expect(keys["expect"], name)
     if not steps:
         msg = f"{name}: there is no step in it; the file is truncated"
         raise ScheduleError(msg)
-    return Schedule(keys["scenario"], violated.strip(), tuple(steps))
+    return Schedule(keys["scenario"], violated, tuple(steps), expect)
+
+
+def _expect(text: str, name: str) -> tuple[Expect, str]:
+    word, _, rest = text.partition(" ")
+    violated = rest.strip()
+    known = [each for each in Expect if each.value == word]
+    if not known or bool(violated) != (known[0] is Expect.VIOLATED):
+        msg = (
+            f"{name}: expected 'expect VIOLATED property', 'expect PASSES' or "
+            f"'expect UNDECIDED', found 'expect {text}'"
+        )
+        raise ScheduleError(msg)
+    return known[0], violated
