@@ -168,7 +168,11 @@ def replay_onward(
 
 
 def replay_seed(
-    name: str, seed: int, *, longest: int = LONGEST_RUN, folder: Path | None = None
+    name: str | Target,
+    seed: int,
+    *,
+    longest: int = LONGEST_RUN,
+    folder: Path | None = None,
 ) -> Told:
     """Run one seed of a variant live; with a `folder` its schedule is written there."""
     target = one(name)
@@ -297,7 +301,7 @@ class Stressed:
         }
 
 
-def stress_seeds(name: str, seeds: range, watch: Callable[[int], None]) -> Stressed:
+def stress_seeds(name: str | Target, seeds: range, watch: Callable[[int], None]) -> Stressed:
     """Run seeds on the batch kernel, and the first failing one live, which must agree.
 
     `watch` is told now and then how many seeds have been run.

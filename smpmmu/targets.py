@@ -6,6 +6,7 @@ It must not know what is done with them.
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import sys
 import traceback
@@ -109,12 +110,14 @@ def find(text: str) -> list[Target]:
     return targets
 
 
-def one(text: str) -> Target:
-    """Return the one variant that `text` means.
+def one(text: str | Target) -> Target:
+    """Return the one variant that `text` means, or that it is.
 
     Raises:
         UsageError: it means several, or none.
     """
+    if isinstance(text, Target):
+        return text
     targets = find(text)
     if len(targets) != 1:
         choices = ", ".join(t.name for t in targets)
@@ -161,19 +164,38 @@ def _load(path: Path) -> ModuleType:
     if not path.is_file():
         msg = f"there is no file {path}"
         raise UsageError(msg)
-    name = f"smpmmu_user_{len(_LOADED)}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, resolved)
-    if spec is None or spec.loader is None:
-        msg = f"{path} cannot be loaded as Python"
-        raise UsageError(msg)
+    try:
+        module = _imported(resolved)
+    except (Exception, SystemExit) as error:
+        raise _users_error(str(path), error) from error
+    _LOADED[resolved] = module
+    return module
+
+
+def _imported(path: Path) -> ModuleType:
+    """Import a file as Python and pytest would: what lies beside it can be imported, too.
+
+    In a package (a directory with an `__init__.py`) it is the package's module.
+    """
+    root, name = path.parent, f"smpmmu_user_{len(_LOADED)}_{path.stem}"
+    if (root / "__init__.py").is_file():
+        name = path.stem
+        while (root / "__init__.py").is_file():
+            root, name = root.parent, f"{root.name}.{name}"
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    if "." in name:
+        importlib.import_module(name.rpartition(".")[0])
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # its name ends with .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except BaseException:
         del sys.modules[name]
-        raise _users_error(str(path), error) from error
-    _LOADED[resolved] = module
+        raise
     return module
 
 

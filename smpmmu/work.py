@@ -40,16 +40,20 @@ class Job:
 
 
 async def do(job: Job, watch: Watch | None = None) -> Row:
-    """Explore one variant; what holds must hold with its evictors too.
+    """Explore the variant that a job names."""
+    return await do_target(one(job.target), job, watch)
+
+
+async def do_target(target: Target, job: Job, watch: Watch | None = None) -> Row:
+    """Explore one variant as `job` says; what holds must hold with its evictors too.
 
     If it does not, or a budget ends that, the row is about the variant with its evictors.
     """
-    target = one(job.target)
     system, evicted = target.systems()
 
     def look(so_far: Exploration) -> None:
         if watch is not None:
-            watch(job.target, so_far)
+            watch(target.name, so_far)
 
     answered = await check(
         system,

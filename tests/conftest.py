@@ -22,6 +22,7 @@ def shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Return what runs the command line in this process."""
     main = importlib.import_module("smpmmu.cli").main
     before = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # a user's file adds its directory
 
     def run(*arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["smpmmu", *arguments])

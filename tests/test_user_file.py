@@ -158,15 +158,23 @@ def test_saved_beside_each_other_two_files_do_not_mix(own: str, users: Users, sh
     assert "confirmed: only_one is violated" in told[1]
 
 
-def test_it_may_import_what_lies_beside_it_if_python_is_told(own: str, users: Users) -> None:
+def test_it_may_import_what_lies_beside_it(own: str, users: Users) -> None:
+    """As a program that Python runs may, from wherever it is run."""
     users("uses.py", "import lazily\n\nlazily_made = lazily.lazily_made\n")
     there = Path.cwd()
-    done = spawn("explore", "uses.py:lazily_made/locked", cwd=there, PYTHONPATH=_and(there))
+    done = spawn("explore", f"{there}/uses.py:lazily_made/locked")
     assert (done.status, done.err) == (0, "")
 
 
-def _and(path: Path) -> str:
-    return f"{ROOT}:{path}"
+def test_a_module_of_a_package_is_imported_as_one(own: str, users: Users) -> None:
+    for folder in ("models", "models/deep"):
+        Path(folder).mkdir()
+        users(f"{folder}/__init__.py", "")
+    users("models/lazily.py", OWN)
+    users("models/deep/uses.py", "from ..lazily import lazily_made\n")
+    there = Path.cwd()
+    done = spawn("explore", f"{there}/models/deep/uses.py:lazily_made/locked")
+    assert (done.status, done.err) == (0, "")
 
 
 # Wrong files.
@@ -428,9 +436,14 @@ def test_what_a_file_prints_or_warns_does_not_disturb(users: Users, shell: Shell
 
 
 def test_it_works_where_it_is_installed(tmp_path: Path) -> None:
-    """Not only from a checkout: our own modelled functions then lie among the site packages."""
+    """Not only from a checkout: our own modelled functions then lie among the site packages.
+
+    So does the code that `@instruction` puts around a user's function.
+    """
     packages = tmp_path / "site-packages"
     shutil.copytree(ROOT / "smpmmu", packages / "smpmmu")
-    done = spawn("explore", "lock_rule/deferred_under_ptl", cwd=tmp_path, PYTHONPATH=str(packages))
-    assert (done.status, done.err) == (0, "")
-    assert "HOLDS" in done.out
+    own = ROOT / "docs/example.py"
+    for name in ("lock_rule/deferred_under_ptl", f"{own}:move_page/waiting"):
+        done = spawn("explore", name, cwd=tmp_path, PYTHONPATH=str(packages))
+        assert (done.status, done.err) == (0, "")
+        assert "HOLDS" in done.out

@@ -171,11 +171,9 @@ def _status(rows: Sequence[Row], *, expected: bool) -> int:
 
 
 def _bytes(text: str | None) -> int | None:
-    if text is None:
-        return None
-    units = {"K": 10**3, "M": 10**6, "G": 10**9}
-    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
-    if not (number.isascii() and number.isdigit() and int(number)):
-        msg = f"expected a number of bytes, or one with K, M or G behind it, found {text!r}"
-        raise click.BadParameter(msg)
-    return int(number) * unit
+    from smpmmu.engine.verdict import bytes_of
+
+    try:
+        return None if text is None else bytes_of(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from error

@@ -54,6 +54,9 @@ CHANGERS = (operator.attrgetter, operator.methodcaller, operator.setitem, operat
             functools.update_wrapper, functools.wraps)  # fmt: skip
 """The same, by whatever name a program has them."""
 
+OUR_CODE = __file__.rpartition("engine")[0]
+"""Where the code of this package lies."""
+
 MOST_CHECKED = 10_000
 _CHECKED: dict[int, object] = {}
 """Records and functions known to be good, kept alive so that no other object gets their id."""
@@ -154,9 +157,13 @@ def _check(value: object, what: str, seen: frozenset[int]) -> None:
 
 
 def _is_modelled(function: types.FunctionType) -> bool:
-    """Whether a function may be part of a model: it is the user's, or ours, installed or not."""
+    """Whether a function may be part of a model: it is the user's, or ours, installed or not.
+
+    What `@instruction` and its like make of a user's function has the user's name and our code.
+    """
     ours = str(function.__module__).split(".", maxsplit=1)[0] == "smpmmu"
-    return ours or "site-packages" not in function.__code__.co_filename
+    file = function.__code__.co_filename
+    return ours or "site-packages" not in file or file.startswith(OUR_CODE)
 
 
 def _is_ours(value: object) -> bool:
@@ -316,7 +323,8 @@ def _reaches(code: types.CodeType) -> tuple[tuple[tuple[str, ...], ...], str]:
     """Return what code reaches outside itself, what is nested in it included.
 
     First the globals that it reads, each with what it takes of it; then what it rebinds, in
-    words, or "".
+    words, or "". No name begins with "@" but those that pytest puts into an `assert`, to explain
+    one that failed, which ends the run.
     """
     found: list[tuple[str, ...]] = []
     rebinding = ""
@@ -329,7 +337,7 @@ def _reaches(code: types.CodeType) -> tuple[tuple[tuple[str, ...], ...], str]:
             if (previous, operation) == ("PUSH_EXC_INFO", "POP_TOP"):
                 rebinding = f"{code.co_qualname} has a bare except, which could swallow a bug_on"
             previous = operation
-            if operation in ("LOAD_GLOBAL", "LOAD_NAME"):
+            if operation in ("LOAD_GLOBAL", "LOAD_NAME") and not str(operand).startswith("@"):
                 path = (str(operand),)
                 found.append(path)
             elif operation in ("LOAD_ATTR", "LOAD_METHOD") and path:

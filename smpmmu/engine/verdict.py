@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from smpmmu.engine.errors import UsageError
+
 
 class Verdict(enum.Enum):
     """HOLDS on every interleaving, VIOLATED with a schedule, or UNDECIDED by a budget."""
@@ -21,6 +23,20 @@ class Budget:
     states: int | None = None
     seconds: float | None = None
     memory: int | None = None
+
+
+def bytes_of(text: str) -> int:
+    """Return the number of bytes that `500`, `500K`, `500M` or `2G` (powers of ten) means.
+
+    Raises:
+        UsageError: it means none, or zero.
+    """
+    units = {"K": 10**3, "M": 10**6, "G": 10**9}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1)
+    if not (number.isascii() and number.isdigit() and int(number)):
+        msg = f"expected a number of bytes, or one with K, M or G behind it, found {text!r}"
+        raise UsageError(msg)
+    return int(number) * unit
 
 
 @dataclass(frozen=True, slots=True)
