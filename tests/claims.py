@@ -1,9 +1,13 @@
-"""Which verdicts rest on which claim of indivisibility; `python -m tests.claims` writes it."""
+"""Which verdicts rest on which claim of indivisibility; `python -m tests.claims` writes it.
+
+With names of scenarios or families only those are asked for, and the rest stays as it was written.
+"""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -11,7 +15,7 @@ from smpmmu.engine.answer import answer
 from smpmmu.hypervisor.shadow import FAULT_IS_ATOMIC, SYNC_IS_ATOMIC
 from smpmmu.machine.cpu import FLUSH_IS_ONE
 from smpmmu.machine.speculation import WALK_STOPS_AT_ONCE
-from smpmmu.targets import catalogue, one
+from smpmmu.targets import catalogue, find, one
 from tests.shell import ROOT
 
 if TYPE_CHECKING:
@@ -54,8 +58,16 @@ def changed(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    """Drop every claim over the whole catalogue."""
-    found = changed(target.name for target in catalogue())
+    """Drop every claim over the whole catalogue, or what is named."""
+    order = [target.name for target in catalogue()]
+    asked = [target.name for text in sys.argv[1:] for target in find(text)] or order
+    before = json.loads(FILE.read_text(encoding="utf-8"))
+    found = {
+        claim: [
+            name for name in order if name in (names if name in asked else before.get(claim, []))
+        ]
+        for claim, names in changed(asked).items()
+    }
     FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

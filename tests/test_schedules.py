@@ -17,7 +17,7 @@ from tests.shell import DEFECT, ROOT, Shell
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILES = sorted((ROOT / "schedules").glob("*"))
+FILES = sorted(path for path in (ROOT / "schedules").rglob("*") if path.is_file())
 AGAIN = (
     "  the file was edited, or the modelled code changed after it was written; record it again "
     "with\n  python -m smpmmu explore {} --save DIR\n"

@@ -54,8 +54,9 @@ def explore(
     """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
 
     What holds is explored once more with TLB evictions; NAME/VARIANT+evictor is that alone.
-    Without names, and with `all`, the exit status compares with what is expected; with names it
-    tells the verdicts (or what is expected, with --expected).
+    `races` is a table of races from the record. Without names, with `all` and with `races` the
+    exit status compares with what is expected; with names it tells the verdicts (or what is
+    expected, with --expected).
     """
     from smpmmu.checking import LIVE_RUNS
     from smpmmu.engine.verdict import Budget
@@ -64,8 +65,8 @@ def explore(
     from smpmmu.work import Job
     from smpmmu.work import save as save_row
 
-    overview = not targets or targets == ("all",)
-    if "all" in targets and not overview:
+    overview = not targets or targets in (("all",), ("races",))
+    if "all" in targets and len(targets) > 1:
         msg = "'all' stands alone"
         raise UsageError(msg)
     for option, given in (("--cells", cells), ("--pae", pae)):
@@ -75,7 +76,8 @@ def explore(
     if not targets:
         chosen = [one(cell) for cell in (PAE_CELLS if pae else CELLS)]
     else:
-        chosen = catalogue() if overview else [t for text in targets for t in find(text)]
+        every_one = targets == ("all",)
+        chosen = catalogue() if every_one else [t for text in targets for t in find(text)]
     budget = Budget(max_states, max_seconds, max_memory)
     if live_runs is None:
         live_runs = LIVE_RUNS if targets else LIVE_RUNS_OF_A_CELL
@@ -94,7 +96,7 @@ def explore(
         data = {"schema": SCHEMA, "results": [row.json() for row in rows]}
         out(json.dumps(data, indent=2) + "\n")
     elif overview:
-        print_page(lambda page: _overview(rows, page, table=not targets, cells=cells))
+        print_page(lambda page: _overview(rows, page, targets[0] if targets else "", cells=cells))
     sys.exit(_status(rows, expected=expected or overview))
 
 
@@ -108,9 +110,13 @@ def _processes(variants: int) -> int:
     return (os.cpu_count() or 1) if variants >= MANY_VARIANTS else 1
 
 
-def _overview(rows: Sequence[Row], page: Page, *, table: bool, cells: bool) -> None:
+def _overview(rows: Sequence[Row], page: Page, what: str, *, cells: bool) -> None:
     text = report()
-    if table:
+    if what == "races":
+        from smpmmu.report.races import races
+
+        races(rows, page)
+    elif not what:
         from smpmmu.report.theorem import backing, grid, theorem
 
         grid(rows, page)
@@ -118,7 +124,7 @@ def _overview(rows: Sequence[Row], page: Page, *, table: bool, cells: bool) -> N
         page.line("")
         page.line(theorem(rows))
         page.line("")
-    if cells or not table:
+    if cells or what == "all":
         text.overview(rows, page)
     for row in rows:
         if row.vacuous:

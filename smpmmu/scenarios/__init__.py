@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from smpmmu.scenarios.races import RACES
+
 if TYPE_CHECKING:
     from smpmmu.scenario import Scenario
 
@@ -36,8 +38,9 @@ NAMES = (
     "locked_update",
     "unmap_twice",
     "flush_all",
+    *(race.name for race in RACES),
 )
-"""The catalogue in the order of the main table; each is a module of this package."""
+"""The catalogue in the order of the main table; each is a module of this package, or in `races`."""
 
 
 FAMILIES = {
@@ -49,12 +52,14 @@ FAMILIES = {
         "vmalloc_fault",
         "boot_page_tables",
     ),
+    "races": tuple(race.name for race in RACES),
 }
 """Names that stand for several scenarios of the catalogue."""
 
 
 def scenario(name: str) -> Scenario:
     """Return the catalogue's scenario called `name`, which must be one of `NAMES`."""
-    module = importlib.import_module(f"{__name__}.{name}")
+    kept = {race.name: f"races.{race.module}" for race in RACES}.get(name, name)
+    module = importlib.import_module(f"{__name__}.{kept}")
     found: Scenario = getattr(module, name)
     return found

@@ -1,0 +1,57 @@
+"""Races from the record: what was reported of Linux, KVM, Xen and others, as it was and repaired.
+
+Every one is a scenario with the variants `defect` and `repair`, and whatever else is worth asking.
+Each says which commit or advisory it is from. This module is the list; `docs/races.md` tells them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFECT, REPAIR = "defect", "repair"
+"""The variants that every race has: the code as it was, and as it was repaired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """A race of the record.
+
+    Attributes:
+        name: the scenario.
+        module: of this package, where it is.
+        system: whose code it was.
+        year: when it was reported or repaired.
+        reference: the commit or advisory of the repair.
+        breaks: what goes wrong, in one sentence.
+    """
+
+    name: str
+    module: str
+    system: str
+    year: int
+    reference: str
+    breaks: str
+
+
+RACES = (
+    Race("seed_defer_outside_lock", "deferred", "Linux (paravirt)", 2006, "789e6ac0a7c",
+         "The queue is drained after another CPU has emptied the entry, and brings it back."),
+    Race("migrate_vma_flush_after_ptl", "late_flush", "Linux", 2022, "60bae7370896",
+         "A thread gives a page up, finds nothing to flush, and goes on writing to it."),
+    Race("reclaim_batch_vs_mprotect", "late_flush", "Linux", 2017, "3ea277194daa",
+         "A thread protects a page that reclaim has just taken, and goes on writing to it."),
+    Race("uffd_wp_cow", "copies", "Linux", 2021, "6ce64428d620",
+         "A write lands in a page after it was copied, and the copy is what is mapped."),
+    Race("ksm_stale_writable", "copies", "Linux", 2017, "b3a81d0841a9",
+         "A write lands in a page after it was compared, and the other one is what is mapped."),
+    Race("pgd_lock_ipi_deadlock", "deadlock", "Linux", 2011, "a79e53d85683",
+         "Who waits for the ptl with interrupts off cannot answer who holds it."),
+    Race("pae_pte_clear_order", "pae", "Linux", 2006, "6e5882cfa24",
+         "A walker caches a frame of which only the low half of the number is left."),
+    Race("pae_pmd_torn_read", "pae", "Linux", 2012, "26c191788f18",
+         "Half of an entry is followed to a page table that does not exist."),
+    Race("ad_nonatomic_rmw", "dirty", "Linux (arm64), FreeBSD", 2004, "6d332747fa5f",
+         "The D that a processor has just set is overwritten, and the write never reaches disk."),
+    Race("pdpte_cached_pmd_freed", "pae", "Linux", 2013, "1de14c3c5cbc",
+         "The processor walks a page directory that belongs to somebody else by now."),
+)  # fmt: skip

@@ -1,0 +1,192 @@
+"""Flushes that came after the page-table lock, while somebody took the lock and trusted the entry.
+
+    cpu0                          cpu1
+    spin_lock(ptl)                write the page
+    take the entry away           spin_lock(ptl)
+    [flush]                       the entry is gone: no flush is needed
+    spin_unlock(ptl)              spin_unlock(ptl); the call returns
+    [flush]                       write the page
+
+Linux of later years than the rest of the kernel here; each function says which.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smpmmu.engine.expressions import finished, value
+from smpmmu.engine.local import call
+from smpmmu.engine.steps import Word, load, store
+from smpmmu.kernel.mm import VmAreaStruct
+from smpmmu.kernel.munmap import zap_pte_range
+from smpmmu.kernel.pgtable import ptep_get_and_clear, set_pte_at
+from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_range
+from smpmmu.machine.entries import PAGE_PRESENT, PAGE_RW, entry
+from smpmmu.machine.memory import PAGE_FROZEN, PAGE_SIZE, VERSION_SHIFT
+from smpmmu.machine.spinlock import spin_lock, spin_unlock
+from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
+from smpmmu.scenario import Setup, holds, scenario, variant, violated
+from smpmmu.scenarios.common import ADDR, PAGE, promise
+from smpmmu.scenarios.races.common import memory, native_cpu, one_mm
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
+
+MIGRATION_ENTRY = entry(PAGE, PAGE_RW)
+"""Not present: the processor sees nothing in it."""
+
+
+# migrate_vma_flush_after_ptl
+
+
+async def migrate_vma_collect_pmd(cpu: Cpu, vma: VmAreaStruct, *, late: bool) -> None:
+    """Put a migration entry in the place of the page's entry.
+
+    C: migrate_vma_collect_pmd, mm/migrate_device.c, Linux 6.0
+    Model: one entry; the page's lock and counts are left out, nobody else takes the page.
+    """
+    mm = vma.vm_mm
+    pte, unmapped = mm.pte_offset(ADDR), False
+    await spin_lock(mm.pte_lockptr(ADDR))
+    if await load(cpu.memory.at(pte), PAGE_PRESENT):
+        await ptep_get_and_clear(cpu, mm, ADDR, pte)
+        await set_pte_at(cpu, mm, ADDR, pte, MIGRATION_ENTRY)
+        unmapped = True
+    if unmapped and not late:
+        await flush_tlb_range(cpu, vma, ADDR, ADDR + PAGE_SIZE)
+    await spin_unlock(mm.pte_lockptr(ADDR))
+    if unmapped and late:
+        # Whoever takes the lock now finds an entry that needs no flush.
+        await flush_tlb_range(cpu, vma, ADDR, ADDR + PAGE_SIZE)
+
+
+async def madvise_dontneed(cpu: Cpu, vma: VmAreaStruct) -> None:
+    """Give the page up: when the call returns, the address no longer leads to it.
+
+    C: madvise_dontneed_single_vma, zap_page_range
+    Model: a migration entry is left where it is; nobody looks at it again.
+    """
+    if await zap_pte_range(cpu, vma, ADDR):
+        await flush_tlb_mm(cpu, vma.vm_mm)
+    await promise(cpu.memory.page(PAGE))
+
+
+MIGRATE = "60bae7370896 (6.1): flush before the ptl is dropped"
+
+
+@scenario(
+    variant("defect", violated(NO_WRITE_AFTER_PROMISE, MIGRATE), late=True),
+    variant("repair", holds(MIGRATE), late=False),
+)
+def migrate_vma_flush_after_ptl(setup: Setup, *, late: bool) -> None:
+    """Migration takes an entry away, drops the ptl, and flushes; B gives the page up."""
+    mm = one_mm(0, 1)
+    vma, guest = VmAreaStruct(mm), memory()
+    cpu0, cpu1 = (native_cpu(setup, n, mm, guest) for n in (0, 1))
+    setup.cpu(0, call(migrate_vma_collect_pmd, cpu0, vma, late=late))
+    setup.cpu(
+        1,
+        call(user_write, cpu1, ADDR),
+        call(madvise_dontneed, cpu1, vma),
+        call(user_write, cpu1, ADDR),
+    )
+    pte = value(guest.at(mm.pte_offset(ADDR)))
+    setup.sometimes("migration came first", finished("cpu1") & (pte == MIGRATION_ENTRY))
+    setup.sometimes("the page was given up first", finished("cpu0") & (pte == 0))
+    page = value(guest.page(PAGE))
+    used = page >> VERSION_SHIFT != 0
+    setup.sometimes("the page was used and given up", (page & PAGE_FROZEN != 0) & used)
+
+
+# reclaim_batch_vs_mprotect
+
+BATCHED = Word("mm1.tlb_flush_batched", 1)
+
+
+async def shrink_page_list(cpu: Cpu, vma: VmAreaStruct) -> None:
+    """Take a page from its users, and flush later, for many pages at once.
+
+    C: try_to_unmap_one with TTU_BATCH_FLUSH, set_tlb_ubc_flush_pending, try_to_unmap_flush;
+    Linux 4.12
+    Model: a batch of one page; arch_tlbbatch_flush tells the same CPUs as flush_tlb_mm.
+    """
+    mm = vma.vm_mm
+    pte, unmapped = mm.pte_offset(ADDR), False
+    await spin_lock(mm.pte_lockptr(ADDR))
+    if await load(cpu.memory.at(pte), PAGE_PRESENT):
+        await ptep_get_and_clear(cpu, mm, ADDR, pte)
+        await store(BATCHED, 1)
+        unmapped = True
+    await spin_unlock(mm.pte_lockptr(ADDR))
+    if unmapped:
+        await flush_tlb_mm(cpu, mm)
+
+
+async def flush_tlb_batched_pending(cpu: Cpu, vma: VmAreaStruct) -> None:
+    """Flush what reclaim may still have to flush.
+
+    C: flush_tlb_batched_pending, mm/rmap.c, Linux 4.13
+    Holds: the ptl
+    """
+    if await load(BATCHED):
+        await flush_tlb_mm(cpu, vma.vm_mm)
+        await store(BATCHED, 0)
+
+
+async def change_pte_range(cpu: Cpu, vma: VmAreaStruct, *, drains: bool, relocks: bool,
+                           drains_again: bool) -> None:  # fmt: skip
+    """Write-protect the page; when the call returns nobody can write to it.
+
+    C: change_pte_range, mm/mprotect.c; where it `relocks`, madvise_free_pte_range, mm/madvise.c,
+    which drops the lock to split a large page, and goes on
+    """
+    mm = vma.vm_mm
+    pte, ptl, pages = mm.pte_offset(ADDR), mm.pte_lockptr(ADDR), 0
+    await spin_lock(ptl)
+    if drains:
+        await flush_tlb_batched_pending(cpu, vma)
+    if relocks:
+        await spin_unlock(ptl)
+        # Reclaim may come in here, and its entries are looked at below.
+        await spin_lock(ptl)
+        if drains_again:
+            await flush_tlb_batched_pending(cpu, vma)
+    if await load(cpu.memory.at(pte), PAGE_PRESENT):
+        oldpte = await ptep_get_and_clear(cpu, mm, ADDR, pte)
+        await set_pte_at(cpu, mm, ADDR, pte, oldpte & ~PAGE_RW)
+        pages = 1
+    await spin_unlock(ptl)
+    if pages:
+        await flush_tlb_range(cpu, vma, ADDR, ADDR + PAGE_SIZE)
+    await promise(cpu.memory.page(PAGE))
+
+
+DRAIN = "3ea277194daa (4.13): under the ptl, flush what is batched before looking at entries"
+RELOCK = "383c4613c67c (2025): every time the ptl is taken, not only the first"
+
+
+@scenario(
+    variant("defect", violated(NO_WRITE_AFTER_PROMISE, DRAIN), drains=False),
+    variant("repair", holds(DRAIN), drains=True),
+    variant("relock_defect", violated(NO_WRITE_AFTER_PROMISE, RELOCK), drains=True, relocks=True),
+    variant("relock_repair", holds(RELOCK), drains=True, relocks=True, drains_again=True),
+)
+def reclaim_batch_vs_mprotect(
+    setup: Setup, *, drains: bool, relocks: bool = False, drains_again: bool = False
+) -> None:
+    """Reclaim takes an entry away and flushes after the ptl; B finds it gone."""
+    mm = one_mm(0, 1)
+    vma, guest = VmAreaStruct(mm), memory()
+    cpu0, cpu1 = (native_cpu(setup, n, mm, guest) for n in (0, 1))
+    protect = call(change_pte_range, cpu1, vma, drains=drains, relocks=relocks,
+                   drains_again=drains_again)  # fmt: skip
+    setup.cpu(0, call(shrink_page_list, cpu0, vma))
+    setup.cpu(1, call(user_write, cpu1, ADDR), protect, call(user_write, cpu1, ADDR))
+    page, batched = value(guest.page(PAGE)), value(BATCHED)
+    written = page >> VERSION_SHIFT != 0
+    promised = page & PAGE_FROZEN != 0
+    setup.sometimes("the page was used and protected", promised & written)
+    setup.sometimes("reclaim had it first", finished("cpu1") & ~written)
+    if drains:
+        drained = finished("cpu0") & finished("cpu1") & (batched == 0)
+        setup.sometimes("what was batched was flushed for it", drained)

@@ -1,0 +1,83 @@
+"""Races from the record: each defect is found, each repair holds, and both for the right reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from smpmmu.engine.answer import answer
+from smpmmu.engine.live import in_trio, replay
+from smpmmu.engine.live_search import search_live
+from smpmmu.engine.run import Ending
+from smpmmu.engine.verdict import Verdict
+from smpmmu.scenarios import FAMILIES, scenario
+from smpmmu.scenarios.races import DEFECT, RACES, REPAIR
+from smpmmu.targets import find, one
+
+if TYPE_CHECKING:
+    from tests.shell import Shell
+
+TARGETS = {target.name: target for target in find("races")}
+
+# What must come out, written down apart from the scenarios: fewest switches, or None for HOLDS.
+STATED = {
+    "reclaim_batch_vs_mprotect/relock_defect": 2,
+    "seed_defer_outside_lock/address_queue": None,
+    "seed_defer_outside_lock/address_queue_relied_on": 6,
+}
+
+
+def test_the_family_is_the_list() -> None:
+    assert FAMILIES["races"] == tuple(race.name for race in RACES)
+    assert len(set(FAMILIES["races"])) == len(RACES)
+
+
+@pytest.mark.parametrize("race", RACES, ids=lambda race: race.name)
+def test_a_race_has_its_defect_and_its_repair(race) -> None:
+    variants = {v.name: v.expected for v in scenario(race.name).variants}
+    assert variants[DEFECT].verdict is Verdict.VIOLATED
+    assert variants[REPAIR].verdict is Verdict.HOLDS
+    assert race.reference in variants[DEFECT].source
+    assert race.breaks.endswith(".")
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_what_the_record_states_comes_out(name: str) -> None:
+    found = answer(one(name).system())
+    switches = found.violations[0].switches if found.violations else None
+    assert switches == STATED[name]
+
+
+# On live vCPUs, where all that was read tells states apart.
+
+LIVE = (
+    "migrate_vma_flush_after_ptl/defect", "migrate_vma_flush_after_ptl/repair",
+    "pae_pmd_torn_read/defect", "pae_pmd_torn_read/repair", "pdpte_cached_pmd_freed/defect",
+    "ad_nonatomic_rmw/defect", "ad_nonatomic_rmw/seed_read_fault",
+    "pae_pte_clear_order/defect",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_live_vcpus_agree(name: str) -> None:
+    target = TARGETS[name]
+    system = target.system()
+    found, _ = in_trio(search_live, system)
+    assert found.verdict is target.variant.expected.verdict
+    if found.violations:
+        run = in_trio(lambda: replay(system, found.violations[0].choices))
+        assert run.ending is Ending.VIOLATION
+        assert target.variant.expected.name in run.broken
+
+
+def test_the_table_has_every_race(shell: Shell) -> None:
+    """Here with a budget that ends some searches, which the table says."""
+    done = shell("explore", "races", "--live-runs", "0", "--jobs", "1", "--max-states", "2000")
+    assert done.status == 3
+    for race in RACES:
+        (line,) = [line for line in done.out.splitlines() if line.startswith(f" {race.name} ")]
+        assert race.reference in line
+    (line,) = [line for line in done.out.splitlines() if "ksm_stale" in line]
+    assert line.count("UNDECIDED") == 2
+    assert f" of {len(TARGETS)} as expected, " in done.out
