@@ -19,15 +19,21 @@ from smpmmu.engine.local import call
 from smpmmu.engine.steps import Word, load, store
 from smpmmu.kernel.mm import VmAreaStruct
 from smpmmu.kernel.munmap import zap_pte_range
+from smpmmu.kernel.page_alloc import free_page
 from smpmmu.kernel.pgtable import ptep_get_and_clear, set_pte_at
-from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_range
+from smpmmu.kernel.smp import flush_tlb_mm, flush_tlb_page, flush_tlb_range
 from smpmmu.machine.entries import PAGE_PRESENT, PAGE_RW, entry
-from smpmmu.machine.memory import PAGE_FROZEN, PAGE_SIZE, VERSION_SHIFT
+from smpmmu.machine.memory import PAGE_FROZEN, PAGE_OWNER, PAGE_SIZE, VERSION_SHIFT
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
-from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, user_write
+from smpmmu.machine.walker import (
+    NO_ACCESS_TO_FREED_FRAME,
+    NO_WRITE_AFTER_PROMISE,
+    user_read,
+    user_write,
+)
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
-from smpmmu.scenarios.common import ADDR, PAGE, promise
-from smpmmu.scenarios.races.common import memory, native_cpu, one_mm
+from smpmmu.scenarios.common import ADDR, CLEAN, PAGE, promise
+from smpmmu.scenarios.races.common import UNVERIFIED, memory, native_cpu, one_mm
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -190,3 +196,73 @@ def reclaim_batch_vs_mprotect(
     if drains:
         drained = finished("cpu0") & finished("cpu1") & (batched == 0)
         setup.sometimes("what was batched was flushed for it", drained)
+
+
+# mremap_flush_after_ptl
+
+NEW_ADDR = 0x2000
+"""Where the page is moved to, in the same page table."""
+
+
+async def move_ptes(cpu: Cpu, vma: VmAreaStruct, *, late: bool) -> None:
+    """Move the page's entry to another address.
+
+    C: move_ptes, mm/mremap.c, Linux 4.18
+    Model: a clean entry, so that it is not flushed for its D. One page table, so one lock.
+    """
+    mm = vma.vm_mm
+    old_pte, new_pte, moved = mm.pte_offset(ADDR), mm.pte_offset(NEW_ADDR), False
+    await spin_lock(mm.pte_lockptr(ADDR))
+    if await load(cpu.memory.at(old_pte), PAGE_PRESENT):
+        pte = await ptep_get_and_clear(cpu, mm, ADDR, old_pte)
+        await set_pte_at(cpu, mm, NEW_ADDR, new_pte, pte)
+        moved = True
+    if moved and not late:
+        await flush_tlb_page(cpu, vma, ADDR)
+    await spin_unlock(mm.pte_lockptr(ADDR))
+    if moved and late:
+        # Whoever takes the lock now finds the page at its new address, and frees it.
+        await flush_tlb_page(cpu, vma, ADDR)
+
+
+async def truncate(cpu: Cpu, vma: VmAreaStruct, *, whole: bool) -> None:
+    """Unmap the page where it is mapped now, and free it.
+
+    C: unmap_mapping_range, zap_pte_range, zap_page_range_single; then the page cache lets go of it
+    Model: it looks at the new address only, as a later mapping; the old one may be empty by now.
+    """
+    if await zap_pte_range(cpu, vma, NEW_ADDR):
+        if whole:
+            await flush_tlb_mm(cpu, vma.vm_mm)
+        else:
+            await flush_tlb_page(cpu, vma, NEW_ADDR)
+        await free_page(cpu, PAGE)
+
+
+MOVE = f"eb66ae030829 (4.19): flush before the ptl is dropped; the CVE, 2018-18281, is {UNVERIFIED}"
+FLUSH_ALL = "argument: who unmaps flushes the whole address space, the old address with it"
+
+
+@scenario(
+    variant("defect", violated(NO_ACCESS_TO_FREED_FRAME, MOVE), late=True),
+    variant("repair", holds(MOVE), late=False),
+    variant("flushed_whole", holds(FLUSH_ALL), late=True, whole=True),
+)
+def mremap_flush_after_ptl(setup: Setup, *, late: bool, whole: bool = False) -> None:
+    """A moves a page, drops the ptl, and flushes; B frees the page, and uses its old address."""
+    mm = one_mm(0, 1)
+    vma, guest = VmAreaStruct(mm), memory(entry(PAGE, CLEAN))
+    cpu0, cpu1 = (native_cpu(setup, n, mm, guest, (ADDR, NEW_ADDR)) for n in (0, 1))
+    setup.cpu(0, call(move_ptes, cpu0, vma, late=late))
+    setup.cpu(
+        1,
+        call(user_read, cpu1, ADDR),
+        call(truncate, cpu1, vma, whole=whole),
+        call(user_read, cpu1, ADDR),
+    )
+    freed = value(guest.page(PAGE)) & PAGE_OWNER == 0
+    moved = value(guest.at(mm.pte_offset(NEW_ADDR))) != 0
+    setup.sometimes("the page was freed", freed)
+    setup.sometimes("it was moved later", finished("cpu1") & moved & ~freed)
+    cached = value(cpu1.tlb(ADDR)) & PAGE_PRESENT != 0
+    setup.sometimes("it was in use when it was moved", cached & moved)
