@@ -58,7 +58,8 @@ LIVE = (
     "migrate_vma_flush_after_ptl/defect", "migrate_vma_flush_after_ptl/repair",
     "pae_pmd_torn_read/defect", "pae_pmd_torn_read/repair", "pdpte_cached_pmd_freed/defect",
     "ad_nonatomic_rmw/defect", "xsa401_typeref_early_flush/defect",
-    "xsa401_typeref_early_flush/repair", "kvm_dirtylog_skip_flush/two_agents_defect", "ad_nonatomic_rmw/seed_read_fault",
+    "xsa401_typeref_early_flush/repair", "kvm_dirtylog_skip_flush/two_agents_defect",
+    "ad_nonatomic_rmw/seed_read_fault",
     "pae_pte_clear_order/defect",
 )  # fmt: skip
 
