@@ -183,6 +183,32 @@ def test_the_defect_is_told_by_a_shortest_schedule(catalogue: dict[str, dict[str
     assert queued < unlocked < steps.index("set frozen in page 0x3")
 
 
+# What `--format json` says.
+
+KEYS = {
+    "scenario", "variant", "verdict", "property", "expected_verdict", "expected_property",
+    "as_expected", "source", "states", "transitions", "depth", "choices", "context_switches",
+    "shortest", "schedule_file", "violations", "levels", "reached", "vacuous",
+    "undecided_because", "exact", "collision_bound", "live_runs", "engine",
+}  # fmt: skip
+VIOLATION_KEYS = {
+    "name", "choices", "switches", "shortest", "fewest_switches", "story", "schedule", "file",
+}  # fmt: skip
+
+
+def test_json_has_the_keys_of_its_schema(catalogue: dict[str, dict[str, Any]]) -> None:
+    for row in catalogue.values():
+        assert row.keys() >= KEYS
+        assert row["as_expected"] is True
+        assert sum(row["levels"]) == row["states"]
+        assert len(row["levels"]) == row["depth"] + 1
+        assert (row["verdict"] == "VIOLATED") == bool(row["violations"])
+        for violation in row["violations"]:
+            assert violation.keys() >= VIOLATION_KEYS
+            assert violation["name"] == row["property"]
+            assert len(violation["story"]) == violation["choices"] == row["choices"]
+
+
 # Claims dropped: each in turn, over the whole catalogue. Why verdicts change is in DECISIONS.md.
 
 SMALL = 2_000

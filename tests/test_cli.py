@@ -19,6 +19,7 @@ from smpmmu import replaying, work
 from smpmmu.engine.live import in_trio
 from smpmmu.engine.verdict import Budget
 from smpmmu.scenarios.theorem import CELLS
+from smpmmu.targets import catalogue
 from tests.shell import (
     DEFECT,
     ESCAPES,
@@ -148,12 +149,6 @@ def test_undecided_is_not_as_expected(knobs: str, shell: Shell) -> None:
     (row,) = json.loads(shell(*asked, "--format", "json").out)["results"]
     assert row["as_expected"] is None
     assert "  as expected" not in shell(*asked).out
-
-
-def test_the_exit_status_of_the_catalogue(catalogue: dict[str, dict[str, Any]]) -> None:
-    """The fixture insists on 0: what is expected, the defect included."""
-    assert catalogue[DEFECT]["verdict"] == "VIOLATED"
-    assert catalogue[DEFECT]["as_expected"] is True
 
 
 def test_the_exit_statuses_of_replay(knobs: str, shell: Shell) -> None:
@@ -331,14 +326,13 @@ def test_the_group_can_be_invoked_by_clicks_own_runner() -> None:
 # list.
 
 
-def test_list_names_every_variant_with_what_is_expected(
-    shell: Shell, catalogue: dict[str, dict[str, Any]]
-) -> None:
+def test_list_names_every_variant_with_what_is_expected(shell: Shell) -> None:
     done = shell("list")
     assert (done.status, done.err) == (0, "")
-    for name, row in catalogue.items():
-        scenario, variant = name.split("/")
-        wanted = f"{row['expected_verdict']} {row['expected_property'] or ''}".strip()
+    for target in catalogue():
+        scenario, variant = target.name.split("/")
+        expected = target.variant.expected
+        wanted = f"{expected.verdict.value} {expected.name}".strip()
         assert re.search(rf"^{scenario}$", done.out, re.MULTILINE)
         assert re.search(rf"^  {variant} +{wanted}$", done.out, re.MULTILINE)
 
@@ -360,29 +354,6 @@ except SystemExit as done:
 
 
 # JSON.
-
-KEYS = {
-    "scenario", "variant", "verdict", "property", "expected_verdict", "expected_property",
-    "as_expected", "source", "states", "transitions", "depth", "choices", "context_switches",
-    "shortest", "schedule_file", "violations", "levels", "reached", "vacuous",
-    "undecided_because", "exact", "collision_bound", "live_runs", "engine",
-}  # fmt: skip
-VIOLATION_KEYS = {
-    "name", "choices", "switches", "shortest", "fewest_switches", "story", "schedule", "file",
-}  # fmt: skip
-
-
-def test_json_has_the_keys_of_its_schema(catalogue: dict[str, dict[str, Any]]) -> None:
-    for row in catalogue.values():
-        assert row.keys() >= KEYS
-        assert row["as_expected"] is True
-        assert sum(row["levels"]) == row["states"]
-        assert len(row["levels"]) == row["depth"] + 1
-        assert (row["verdict"] == "VIOLATED") == bool(row["violations"])
-        for violation in row["violations"]:
-            assert violation.keys() >= VIOLATION_KEYS
-            assert violation["name"] == row["property"]
-            assert len(violation["story"]) == violation["choices"] == row["choices"]
 
 
 def test_json_of_a_violation_holds_its_schedule(knobs: str, shell: Shell) -> None:

@@ -30,7 +30,7 @@ def test_ci_runs_the_readmes_test_command():
     block = README.split("<!-- test command -->")[1].split("```")[1]
     commands = [line for line in block.splitlines() if line.startswith("python3")]
     assert len(commands) == 1
-    assert commands[0].endswith("-m pytest")
+    assert commands[0].endswith("-m pytest -n auto")
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 3, 4, 70, 130])

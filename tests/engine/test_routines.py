@@ -176,7 +176,7 @@ def test_questions_about_private_state_are_no_steps() -> None:
         len,
         double,
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", repr(value)),
 )
 def test_frozen_values_pass_in_and_out(value: object) -> None:
     check_value(value, "an argument")
@@ -186,7 +186,7 @@ def test_frozen_values_pass_in_and_out(value: object) -> None:
 MUTABLE = [[1], {1: 2}, {1}, bytearray(b"x"), Mutable(), object(), 1.5, (1, [2]), Entry([1])]
 
 
-@pytest.mark.parametrize("value", MUTABLE, ids=repr)
+@pytest.mark.parametrize("value", MUTABLE, ids=lambda value: type(value).__name__)
 def test_mutable_values_are_refused(value: object) -> None:
     with pytest.raises(ModelError, match="the thing is a"):
         check_value(value, "the thing")
