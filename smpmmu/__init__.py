@@ -28,6 +28,8 @@ from smpmmu.engine.routines import (
 )
 from smpmmu.engine.steps import (
     TAKEN,
+    Format,
+    Part,
     Step,
     Wait,
     When,
@@ -68,8 +70,10 @@ __all__ = [
     "Answered",
     "Budget",
     "Exploration",
+    "Format",
     "InternalError",
     "ModelError",
+    "Part",
     "ScheduleError",
     "Setup",
     "SmpmmuError",

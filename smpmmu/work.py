@@ -135,6 +135,19 @@ def write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def write_to(path: Path, text: str) -> None:
+    """Write a file that the user named, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        msg = f"cannot write {path}: {error.strerror}"
+        raise UsageError(msg) from error
+
+
 def _relative(schedule: str, name: str, folder: Path) -> str:
     """Name a user's file relative to where the schedule lies."""
     file, separator, rest = name.rpartition(".py:")

@@ -28,6 +28,7 @@ LAYERS = (
     ("report",),
     ("work",),
     ("replaying",),
+    ("showing",),
     ("cli",),
     ("__main__",),
 )

@@ -15,6 +15,7 @@ from smpmmu.cli.explore import explore
 from smpmmu.cli.listing import list_
 from smpmmu.cli.printing import STATUSES
 from smpmmu.cli.replay import replay
+from smpmmu.cli.show import show
 from smpmmu.cli.stress import stress
 from smpmmu.engine.errors import (
     InternalError,
@@ -33,7 +34,7 @@ def cli() -> None:
     """Find SMP races in page-table, TLB and shadow-paging code, or show that there are none."""
 
 
-for command in (explore, list_, replay, stress):
+for command in (explore, list_, replay, show, stress):
     cli.add_command(command)
 
 

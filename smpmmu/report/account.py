@@ -35,6 +35,7 @@ class Shown:
         column: whose it is.
         initial: its value before the first step, as text.
         lock: it is taken and released as a lock.
+        telling: its values are shown by names (flags, entries, CPUs) rather than as numbers.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Shown:
     column: str
     initial: str
     lock: bool
+    telling: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +148,10 @@ class Account:
 
     @property
     def lanes(self) -> tuple[int, ...]:
-        """Numbers of the agents who move, or for whom something is pending."""
+        """Numbers of the agents who move, or for whom something is pending, by vCPU."""
         there = {step.agent for step in self.steps} | {arrow.agent for arrow in self.arrows}
-        return tuple(sorted(there))
+        cpus = list(dict.fromkeys(agent.cpu for agent in self.agents))
+        return tuple(sorted(there, key=lambda n: (cpus.index(self.agents[n].cpu), n)))
 
     @property
     def guilty(self) -> int:

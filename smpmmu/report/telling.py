@@ -17,7 +17,7 @@ from smpmmu.report.account import Account, Agent, Arrow, Change, Moment, Shown, 
 
 if TYPE_CHECKING:
     from smpmmu.engine.run import Action, Run, Taken
-    from smpmmu.engine.steps import Step, Word
+    from smpmmu.engine.steps import Format, Step, Word
     from smpmmu.engine.system import System
 
 
@@ -108,7 +108,8 @@ class Teller:
         for _, word in self._words.values():
             table, row, column = word.part[:3] if word.part else ("", word.name, "")
             first, lock = _text(word, word.initial), word.name in self._locks
-            shown.append(Shown(word.name, table, row, column, first, lock))
+            telling = _format(word) != PLAIN
+            shown.append(Shown(word.name, table, row, column, first, lock, telling))
         return tuple(shown)
 
     def lasting(self) -> tuple[Span, ...]:
@@ -209,6 +210,9 @@ class Teller:
             self._open.setdefault(key, first)
 
 
+def _format(word: Word) -> Format:
+    return word.part.format if word.part is not None and word.part.format else word.format
+
+
 def _text(word: Word, value: int) -> str:
-    shown = word.part.format if word.part is not None and word.part.format else word.format
-    return (shown or PLAIN).show(value)
+    return _format(word).show(value)
