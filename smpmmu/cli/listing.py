@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 
-from smpmmu.cli.printing import out
+from smpmmu.cli.printing import PIPED_WIDTH, out
 
 
 @click.command("list")
@@ -22,5 +24,11 @@ def list_() -> None:
             text = f"{wanted.verdict.value} {wanted.name}".strip() if wanted else ""
             lines.append(f"  {variant.name:{width}}  {text}".rstrip())
     for family, names in FAMILIES.items():
-        lines += [family, f"    A family: {', '.join(names)}."]
+        text = f"A family: {', '.join(names)}."
+        indent = " " * 4
+        lines.append(family)
+        lines += textwrap.wrap(
+            text, PIPED_WIDTH, initial_indent=indent, subsequent_indent=indent,
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
     out("\n".join(lines) + "\n")
