@@ -92,6 +92,10 @@ def find(text: str) -> list[Target]:
     if not file and not wanted:
         msg = f"{text!r} names no scenario; there are: {', '.join(known)}"
         raise UsageError(msg)
+    if not file and wanted in FAMILIES:
+        members = ", ".join(FAMILIES[wanted])
+        msg = f"{wanted} is a family, whose scenarios have the variants: {members}"
+        raise UsageError(msg)
     if wanted and wanted not in known:
         msg = "scenario"
         raise _unknown(msg, wanted, list(known), file)

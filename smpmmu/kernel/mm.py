@@ -110,6 +110,16 @@ def pte_offset_kernel(pmdval: int, addr: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class VmAreaStruct:
-    """A mapping; only its address space matters here."""
+    """A mapping.
+
+    Attributes:
+        vm_mm: its address space.
+        vm_start: its first address; where it begins and ends matters to who unmaps it whole.
+        vm_end: the first address after it.
+        vm_file: it maps a file.
+    """
 
     vm_mm: MmStruct
+    vm_start: int = 0
+    vm_end: int = 0
+    vm_file: bool = False

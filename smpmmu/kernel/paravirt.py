@@ -44,12 +44,14 @@ class Linux:
             2.6.22-rc1); if not, they notify at once (d6f8bb1310d, 2.6.22-rc5).
         page_hooks: where the page allocation hooks stand.
         frames: frames that the page allocator has, in the order in which it hands them out.
-        online: CPUs that smp_call_function reaches.
+        online: CPUs that smp_call_function reaches; with one alone, a mmu_gather frees pages
+            before it flushes (fast mode).
         short: an allocation may fail at any time (`page_alloc.memory_is_short`).
         pgds: (bit in pgd_list, frame) of the page directories that can be on it; the last is the
             one that pgd_alloc hands out.
         listed: pgd_list at first.
         gather: pages that a mmu_gather holds before it flushes and frees them (FREE_PTE_NR).
+        unlinks_first: free_pgtables hides mappings from rmap walkers before it frees their tables.
         clear_refs_flushes_locked: clear_refs flushes for each page table that it changed, before
             it gives the lock back (proposed against the former, not merged).
         pud_populate_flushes: an entry of PAE's root is fetched by all processors that run the mm
@@ -68,6 +70,7 @@ class Linux:
     pgds: tuple[tuple[int, int], ...] = ()
     listed: int = 0b11
     gather: int = 3
+    unlinks_first: bool = True
     pud_populate_flushes: bool = True
 
 

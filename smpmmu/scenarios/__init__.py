@@ -29,6 +29,7 @@ NAMES = (
     "shootdown_deadlocks",
     "pte_alloc_race",
     "page_table_free",
+    "free_pgtables",
     "pgd_lifetime",
     "change_page_attr",
     "vmalloc_fault",
@@ -38,6 +39,7 @@ NAMES = (
     "locked_update",
     "unmap_twice",
     "flush_all",
+    "mmu_gather",
     *(race.name for race in RACES),
 )
 """The catalogue in the order of the main table; each is a module of this package, or in `races`."""
@@ -47,6 +49,7 @@ FAMILIES = {
     "page_tables": (
         "pte_alloc_race",
         "page_table_free",
+        "free_pgtables",
         "pgd_lifetime",
         "change_page_attr",
         "vmalloc_fault",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import routine
-from smpmmu.engine.steps import Word, load
+from smpmmu.engine.steps import load
 from smpmmu.hypervisor.page_types import (
     FREE_FRAMES_ARE_NORMAL,
     ONLY_ANNOUNCED_FRAMES_ARE_RELEASED,
@@ -31,16 +31,22 @@ from smpmmu.hypervisor.page_types import (
     TABLES_ARE_UNLINKED_WHEN_RELEASED,
 )
 from smpmmu.hypervisor.shadow import Hypervisor, Record
+from smpmmu.kernel.free_pgtables import (
+    anon_vma_lock,
+    on_anon_vma,
+    page_table_present,
+    unmap_region,
+)
 from smpmmu.kernel.mm import MmStruct, VmAreaStruct
 from smpmmu.kernel.page_hooks import PageHooks, Place
 from smpmmu.kernel.paravirt import Linux
-from smpmmu.kernel.pgalloc import handle_mm_fault, unmap_region
+from smpmmu.kernel.pgalloc import handle_mm_fault
 from smpmmu.kernel.pgtable import ptep_clear_flush_young
 from smpmmu.kernel.rmap import page_check_address
 from smpmmu.kernel.smp import flush_tlb_page
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_PRESENT, PAGE_TABLE, entry
-from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER, VERSION_SHIFT, Memory
-from smpmmu.machine.spinlock import spin_lock, spin_unlock, spinlock
+from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER, PAGE_SIZE, VERSION_SHIFT, Memory
+from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.allocation import (
@@ -61,10 +67,6 @@ if TYPE_CHECKING:
 OTHER_PGD, OTHER_PAGE = 0x11, 0x13
 FULL, ROOM = 2, 3
 """Pages that a mmu_gather holds: with two, the page table is the one that fills it."""
-
-anon_vma_lock = spinlock("anon_vma->lock")
-mapped = Word("vma is on anon_vma", 1, 1)
-"""A walker from the page to its entries finds the mapping."""
 
 
 class Late(enum.Enum):
@@ -95,7 +97,7 @@ async def clear_young(cpu: Cpu, vma: VmAreaStruct, late: Late) -> None:
     """Go from the page to its entry and clear A, as page_referenced does, but flush as told."""
     await spin_lock(anon_vma_lock)
     ptl = vma.vm_mm.pte_lockptr(ADDR)
-    if not await load(mapped):
+    if not await load(on_anon_vma(vma)) or not await page_table_present(cpu, vma.vm_mm, ADDR):
         await spin_unlock(anon_vma_lock)
         return
     pte = await page_check_address(cpu, PAGE, vma.vm_mm, ADDR)
@@ -183,7 +185,7 @@ def page_table_free(
 ) -> None:
     """A page table is unmapped and freed while others use it, walk to it, or take its frame."""
     mm, other = MmStruct(1, PGD, ((0, TABLE),), (0, 1)), MmStruct(2, OTHER_PGD, cpus=(2,))
-    vma, other_vma = VmAreaStruct(mm), VmAreaStruct(other)
+    vma, other_vma = VmAreaStruct(mm, ADDR, ADDR + PAGE_SIZE), VmAreaStruct(other)
     hooks = PageHooks(free_tlb=free_tlb)
     linux = Linux(page_hooks=hooks, frames=(TABLE,), gather=gather, macros_flush=walker is None)
     pte = TOUCHED if walker is None else CLEAN
@@ -196,7 +198,7 @@ def page_table_free(
     hypervisor = hypervisor_of(by, frames, knobs=knobs)
     cpu0, cpu1 = (vcpu(setup, n, mm, guest, hypervisor, (ADDR,), linux=linux) for n in (0, 1))
     cpu2 = vcpu(setup, 2, other, guest, hypervisor, (ADDR,), linux=linux, alone=True)
-    setup.cpu(0, call(unmap_region, cpu0, vma, ADDR, anon_vma_lock, mapped))
+    setup.cpu(0, call(unmap_region, cpu0, (vma,)))
     if walker is None:
         setup.cpu(1, call(user_write, cpu1, ADDR), call(user_read, cpu1, ADDR))
     else:

@@ -10,6 +10,12 @@ from smpmmu.engine.local import call
 from smpmmu.engine.run import Ending
 from smpmmu.engine.steps import Word, store
 from smpmmu.kernel.boot import pagetable_init
+from smpmmu.kernel.free_pgtables import (
+    free_pgd_range,
+    free_pgtables,
+    unmap_region,
+    zap_page_range,
+)
 from smpmmu.kernel.mm import INIT_MM, MmStruct, VmAreaStruct, pmd_offset, pte_offset_kernel
 from smpmmu.kernel.page_alloc import memory_is_short
 from smpmmu.kernel.page_hooks import PageHooks, Place
@@ -23,12 +29,11 @@ from smpmmu.kernel.pageattr import (
     linear,
 )
 from smpmmu.kernel.paravirt import Linux
-from smpmmu.kernel.pgalloc import ENOMEM, handle_mm_fault, pmd_populate, pte_alloc, unmap_region
+from smpmmu.kernel.pgalloc import ENOMEM, handle_mm_fault, pmd_populate, pte_alloc
 from smpmmu.kernel.pgd import kmem_cache_shrink, pgd_alloc, pgd_free, pgd_list_add
 from smpmmu.kernel.vmalloc import VMALLOC_START, map_vm_area, unmap_vm_area, vmalloc_fault
 from smpmmu.machine.entries import KERNPG_TABLE, PAGE_TABLE, entry
-from smpmmu.machine.memory import PAGE_OWNER, Memory
-from smpmmu.machine.spinlock import spinlock
+from smpmmu.machine.memory import PAGE_OWNER, PAGE_SIZE, Memory
 from tests.machines import (
     ADDR,
     MM,
@@ -46,13 +51,12 @@ from tests.machines import (
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
-VMA = VmAreaStruct(MM)
+VMA = VmAreaStruct(MM, ADDR, ADDR + PAGE_SIZE)
 OUT = Word("returned", 32)
 PMD = pmd_offset(PGD, ADDR)
 NEW_PGD, NEW_TABLE = 0x31, 0x40
 HIGH = linear(PAGE)
 LARGE = entry(0, PAGE_KERNEL_LARGE)
-RMAP, LINKED = spinlock("anon_vma->lock"), Word("linked", 1, 1)
 
 
 def one_cpu(*entries: tuple[int, int, int], pages: tuple[int, ...] = (ADDR,), **knobs: Any) -> Cpu:
@@ -108,9 +112,10 @@ def test_populating_wants_the_lock() -> None:
 @pytest.mark.parametrize(("gather", "flushes_before_end"), [(2, True), (3, False)])
 def test_pages_go_after_a_flush(gather: int, *, flushes_before_end: bool) -> None:
     cpu = one_cpu(
-        (PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, TOUCHED)), gather=gather
-    )
-    run = alone(call(unmap_region, cpu, VMA, ADDR, RMAP, LINKED))
+        (PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, TOUCHED)), gather=gather,
+        online=(0, 1),
+    )  # fmt: skip
+    run = alone(call(unmap_region, cpu, (VMA,)))
     values, steps = ended(run), labels(run)
     assert values["0x1[0]"] == values["0x2[1]"] == 0
     assert values["page 0x2"] & PAGE_OWNER == values["page 0x3"] & PAGE_OWNER == 0
@@ -120,6 +125,55 @@ def test_pages_go_after_a_flush(gather: int, *, flushes_before_end: bool) -> Non
     assert steps.index("free page 0x3") < steps.index("free page 0x2")
     last_look = len(steps) - 1 - steps[::-1].index("load cpu0.mmu_gather.pages[0]")
     assert (last_look > steps.index("free page 0x2")) is flushes_before_end
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "floor", "ceiling", "freed"),
+    [
+        (0x401000, 0x402000, 0, 0, [1]),
+        (0x401000, 0x402000, 0x400000, 0, [1]),  # the mapping before ends where the table begins
+        (0x401000, 0x402000, 0x400001, 0, []),  # it ends in the same table
+        (0x401000, 0x402000, 0, 0x800000, [1]),  # the next one begins in the next table
+        (0x401000, 0x402000, 0, 0x7FF000, []),  # it begins in the same one
+        (0x401000, 0xC00000, 0, 0, [1, 2]),
+        (0x401000, 0xC01000, 0, 0, [1, 2, 3]),
+        (0x401000, 0xC01000, 0x400001, 0xC02000, [2]),
+        (0x1000, 0x2000, 0, 0x3FF000, []),  # nothing below the first table
+    ],
+)
+def test_a_table_goes_with_the_last_mapping_in_it(
+    start: int, end: int, floor: int, ceiling: int, freed: list[int]
+) -> None:
+    size = 1 << 22
+    owned = tuple((PGD, n, entry(0x50 + n, PAGE_TABLE)) for n in range(4))
+    pages = tuple(n * size for n in range(4))
+    cpu = one_cpu(*owned, pages=pages, gather=9, online=(0, 1))
+    run = alone(call(free_pgd_range, cpu, MM, start, end, floor, ceiling))
+    values = ended(run)
+    assert [n for n in range(4) if values.get(f"0x1[{n}]", 1) == 0] == freed
+
+
+def test_nearby_mappings_are_hidden_together() -> None:
+    far = 0x1400000
+    vmas = tuple(
+        VmAreaStruct(MM, start, start + PAGE_SIZE, vm_file=start == 0x3000)
+        for start in (ADDR, 0x3000, far)
+    )
+    owned = tuple((PGD, n, entry(0x50 + n, PAGE_TABLE)) for n in (0, 5))
+    cpu = one_cpu(*owned, pages=(ADDR, 0x3000, far), gather=9, online=(0, 1))
+    steps = labels(alone(call(free_pgtables, cpu, vmas, 0, 0)))
+    hidden = [n for n, step in enumerate(steps) if " is on " in step]
+    first, second = (steps.index(f"store 0x1[{n}] = 0") for n in (0, 5))
+    assert [steps[n].split()[-3] for n in hidden] == ["anon_vma", "anon_vma", "i_mmap", "anon_vma"]
+    assert hidden[2] < first < hidden[3] < second
+
+
+def test_in_fast_mode_pages_go_before_the_flush() -> None:
+    cpu = one_cpu((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, TOUCHED)))
+    steps = labels(alone(call(unmap_region, cpu, (VMA,)), call(zap_page_range, cpu, VMA, ADDR, 1)))
+    flush = steps.index("load mm1.cpu_vm_mask")
+    assert steps.count("load mm1.cpu_vm_mask") == 1  # the second time there is nothing to flush
+    assert steps.index("free page 0x3") < steps.index("free page 0x2") < flush
 
 
 def test_a_directory_is_constructed_once() -> None:
