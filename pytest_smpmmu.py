@@ -243,8 +243,9 @@ def _try_seeds(item: pytest.Item, target: Target, row: Row, given: Settings) -> 
     __tracebackhide__ = True
     reason = f"undecided: {row.reason} ended it after {row.states:,} states"
     if given.seeds is not None:
-        from smpmmu.replaying import replay_seed, stress_seeds
+        from smpmmu.replaying import replay_seed
         from smpmmu.report.text import story
+        from smpmmu.stressing import stress_seeds
 
         found = stress_seeds(target, range(given.seeds), lambda _: None)
         if row.expected_property and row.expected_property in found.failing:

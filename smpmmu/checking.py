@@ -17,6 +17,7 @@ from smpmmu.engine.live import Stray, breathe, in_trio, random_run, replay
 from smpmmu.engine.live_search import search_live
 from smpmmu.engine.program import Role
 from smpmmu.engine.run import Ending, Run
+from smpmmu.engine.strategies.plan import PLAIN, Plan
 from smpmmu.engine.stress import SeededRun, stress
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget, Exploration, Verdict
@@ -212,8 +213,9 @@ async def _back(system: System, kernel: Kernel, runs: int, dropped: frozenset[st
 
 
 async def live_again(
-    system: System, batch: SeededRun, kernel: Kernel, dropped: frozenset[str] = frozenset()
-) -> Run:
+    system: System, batch: SeededRun, kernel: Kernel, dropped: frozenset[str] = frozenset(),
+    plan: Plan = PLAIN
+) -> Run:  # fmt: skip
     """Run the seed of a batch run live, and hold both against each other.
 
     Raises:
@@ -221,7 +223,7 @@ async def live_again(
     """
     longest = max(len(batch.choices), 1) if batch.ending is Ending.CUT else LONGEST_BACKING_RUN**2
     run = await random_run(
-        system, batch.seed, automata=kernel.automata, longest=longest, dropped=dropped
+        system, batch.seed, automata=kernel.automata, longest=longest, dropped=dropped, plan=plan
     )
     names = tuple(system.contexts[c].name for c in batch.choices)
     if (run.ending, run.violated, run.choices) != (batch.ending, batch.violated, names):

@@ -1,21 +1,20 @@
-"""Replaying schedules and seeds, and stressing: what the commands of those names do.
+"""Replaying schedules and seeds: what the command of that name does.
 
 It must not print.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from smpmmu.checking import confirms, lasts, live_again
-from smpmmu.engine.batch import Kernel
+from smpmmu.checking import confirms, lasts
 from smpmmu.engine.errors import ScheduleError, UsageError
-from smpmmu.engine.live import LONGEST_RUN, STRATEGIES, Stray, in_trio, random_run, replay
+from smpmmu.engine.live import LONGEST_RUN, Stray, in_trio, random_run, replay
+from smpmmu.engine.profiling import plan_of_seed
 from smpmmu.engine.run import Action, Ending, Run
 from smpmmu.engine.schedule import Expect, Schedule, ended, filled, read
-from smpmmu.engine.stress import SeededRun, stress
+from smpmmu.engine.strategies import UNIFORM
 from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.report.rows import Step
 from smpmmu.report.telling import tell
@@ -23,7 +22,6 @@ from smpmmu.targets import one
 from smpmmu.work import save_schedule, scheduled, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from smpmmu.engine.system import System
@@ -168,24 +166,30 @@ def replay_onward(
 
 
 def replay_seed(
-    name: str | Target,
-    seed: int,
-    *,
-    longest: int = LONGEST_RUN,
-    folder: Path | None = None,
-) -> Told:
-    """Run one seed of a variant live; with a `folder` its schedule is written there."""
+    name: str | Target, seed: int, *, strategy: str = UNIFORM.name, longest: int = LONGEST_RUN,
+    folder: Path | None = None
+) -> Told:  # fmt: skip
+    """Run one seed of a variant live; with a `folder` its schedule is written there.
+
+    Raises:
+        UsageError: there is no such variant or strategy.
+    """
     target = one(name)
     system = target.system()
-    run = _onward(system, STRATEGIES[0], seed, longest, ())
+    run = _onward(system, strategy, seed, longest, ())
     stem = f"{target.scenario.name}.{target.variant.name}.seed.{seed}"
-    command = f"replay {target.name} --seed {seed}"
-    return _told(run, f"seed {seed}", target, system, command, folder, stem)
+    command, head = f"replay {target.name} --seed {seed}", f"seed {seed}"
+    if strategy != UNIFORM.name:
+        stem += f".{strategy.replace(':', '_')}"
+        command, head = f"{command} --strategy {strategy}", f"{head} ({strategy})"
+    return _told(run, head, target, system, command, folder, stem)
 
 
 def _onward(system: System, strategy: str, seed: int, longest: int, after: tuple[str, ...]) -> Run:
+    plan = plan_of_seed(system, strategy, seed)
+
     async def run_it() -> Run:
-        return await random_run(system, seed, strategy=strategy, longest=longest, after=after)
+        return await random_run(system, seed, plan=plan, longest=longest, after=after)
 
     return in_trio(run_it)
 
@@ -249,79 +253,3 @@ def _record_again(target: Target) -> str:
         "  the file was edited, or the modelled code changed after it was written; record it "
         f"again with\n  python -m smpmmu explore {target.name} --save DIR"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Stressed:
-    """What the seeds did.
-
-    Attributes:
-        name: the variant.
-        seeds: how many were run.
-        failing: property (or `no_deadlock`) and number of seeds that violate it.
-        first: the first failing seed, None if none.
-        first_run: that seed's run.
-        cut: seeds whose run was cut off.
-    """
-
-    name: str
-    seeds: range
-    failing: Counter[str]
-    first: int | None
-    first_run: SeededRun | None
-    cut: int
-
-    def lines(self) -> list[str]:
-        """Return the findings as text."""
-        total = len(self.seeds)
-        head = f"{self.name}: seeds {self.seeds.start}:{self.seeds.stop}, "
-        if not self.failing:
-            text = f"none of {total:,} fails" + (f", {self.cut:,} cut off" if self.cut else "")
-            return [head + text, "random runs prove nothing; `explore` looks at all of them"]
-        failed = sum(self.failing.values())
-        lines = [head + f"{failed:,} of {total:,} fail ({failed / total:.3%})"]
-        lines += [f"  {count:,} violate {name}" for name, count in sorted(self.failing.items())]
-        assert self.first_run is not None
-        lines.append(f"first failing seed: {self.first}, after {len(self.first_run.choices)} "
-                     "choices, run live")  # fmt: skip
-        lines.append(f"  python -m smpmmu replay {self.name} --seed {self.first}")
-        return lines
-
-    def json(self) -> dict[str, Any]:
-        """Return the findings as JSON."""
-        return {
-            "schema": 1,
-            "name": self.name,
-            "seeds": [self.seeds.start, self.seeds.stop],
-            "failing": sum(self.failing.values()),
-            "violated": dict(sorted(self.failing.items())),
-            "first_failing_seed": self.first,
-            "choices": len(self.first_run.choices) if self.first_run else None,
-            "cut": self.cut,
-        }
-
-
-def stress_seeds(name: str | Target, seeds: range, watch: Callable[[int], None]) -> Stressed:
-    """Run seeds on the batch kernel, and the first failing one live, which must agree.
-
-    `watch` is told now and then how many seeds have been run.
-    """
-    target = one(name)
-    system = target.system()
-    kernel = Kernel(system)
-    failing: Counter[str] = Counter()
-    first: SeededRun | None = None
-    cut = 0
-    done = 0
-    for part in stress(kernel, seeds):
-        for run in part:
-            if run.ending is Ending.CUT:
-                cut += 1
-            if run.ending in (Ending.VIOLATION, Ending.STUCK):
-                failing[run.violated or NO_DEADLOCK] += 1
-                first = first or run
-        done += len(part)
-        watch(done)
-    if first is not None:
-        in_trio(live_again, system, first, kernel)
-    return Stressed(target.name, seeds, failing, first.seed if first else None, first, cut)

@@ -24,6 +24,7 @@ BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w*)\n(?P<body>.*?)```\n", re.DOTALL
 )
 SECONDS = re.compile(r"\b(in|after) \d+\.\d+s\b")
+SPEED = re.compile(r"[\d,]+ steps in [\d.]+ s, [\d,]+ a second\n")
 
 
 def filled(document: str, where: Path) -> str:
@@ -60,7 +61,7 @@ def output(command: str, where: Path) -> str:
         env={"PATH": "", "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"},
         check=False,
     )
-    text = SECONDS.sub(r"\1 0.00s", done.stdout + done.stderr).strip("\n")
+    text = SECONDS.sub(r"\1 0.00s", done.stdout + SPEED.sub("", done.stderr)).strip("\n")
     return f"{text}\n" if text else ""
 
 

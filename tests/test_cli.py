@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 import smpmmu
-from smpmmu import replaying, work
+from smpmmu import stressing, work
 from smpmmu.engine.live import in_trio
 from smpmmu.engine.verdict import Budget
 from smpmmu.scenarios.theorem import CELLS
@@ -166,7 +165,7 @@ def test_the_exit_statuses_of_replay(knobs: str, shell: Shell) -> None:
 def test_a_seed_that_never_comes_to_rest_is_undecided(
     users: Users, shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaying, "stress", partial(replaying.stress, longest=70))
+    monkeypatch.setattr(stressing, "LONGEST_RUN", 70)
     text = KNOBS.replace("call(way, X))", "call(blink, X), cyclic=True)").replace(
         "async def add", "async def blink(word):\n    await store(word, 1)\n\n\nasync def add"
     )
@@ -181,17 +180,23 @@ def test_a_seed_that_never_comes_to_rest_is_undecided(
 
 def test_the_exit_statuses_of_stress(knobs: str, shell: Shell) -> None:
     done = shell("stress", f"{knobs}:counter/safe", "--seeds", "0:100")
-    assert (done.status, done.err) == (0, "")
+    assert done.status == 0
     assert done.out == (
         "knobs.py:counter/safe: seeds 0:100, none of 100 fails\n"
+        "distinct: 1 last states; 2 happens-before classes, 0 of these seen once\n"
+        "  by Good and Turing's estimate, 0.00% of the runs that would follow are of classes not "
+        "seen yet\n"
         "random runs prove nothing; `explore` looks at all of them\n"
     )
     done = shell("stress", f"{knobs}:counter/torn", "--seeds", "0:100")
-    assert (done.status, done.err) == (1, "")
+    assert done.status == 1
     found = re.fullmatch(
         r"knobs\.py:counter/torn: seeds 0:100, (\d+) of 100 fail \((\d+)\.000%\)\n"
         r"  \1 violate both_count\n"
-        r"first failing seed: (\d+), after 4 choices, run live\n"
+        # Two loads do not conflict: of six schedules, two pairs are one class each.
+        r"distinct: \d last states; 4 happens-before classes, 0 of these seen once\n"
+        r"  by Good and Turing's estimate, 0\.00% of the runs that would follow .*\n"
+        r"first failing seed: (\d+), after 4 choices; 20 of \1 failing runs repeated live\n"
         r"  python -m smpmmu replay knobs\.py:counter/torn --seed \3\n",
         done.out,
     )
@@ -208,7 +213,9 @@ def test_stress_tells_the_same_in_json(knobs: str, shell: Shell) -> None:
     found = json.loads(done.out)
     assert done.status == 1
     assert found.keys() == {
-        "schema", "name", "seeds", "failing", "violated", "first_failing_seed", "choices", "cut",
+        "schema", "name", "strategy", "seeds", "failing", "violated", "failing_by_strategy",
+        "first_failing_seed", "choices", "repeated_live", "cut", "steps", "last_states",
+        "happens_before_classes", "classes_seen_once", "unseen_share", "kept",
     }  # fmt: skip
     assert found["violated"] == {"both_count": found["failing"]}
     assert (found["schema"], found["seeds"], found["cut"]) == (1, [10, 60], 0)

@@ -67,6 +67,25 @@ def print_page(compose: Callable[[Page], None]) -> None:
     out(page.text)
 
 
+class Stopwatch:
+    """Tells on standard error how fast something went; time is never part of an answer."""
+
+    def __init__(self) -> None:
+        """Start."""
+        self._began = self._until = time.monotonic()
+
+    def lap(self) -> None:
+        """Measure up to here."""
+        self._until = time.monotonic()
+
+    def tell(self, what: str, count: int) -> None:
+        """Say how many there were, and how many a second."""
+        seconds = max(self._until - self._began, 1e-3)
+        click.echo(
+            f"{count:,} {what} in {seconds:.1f} s, {count / seconds:,.0f} a second", err=True
+        )
+
+
 class Progress:
     """A line on standard error about work that takes over a second, on a terminal only."""
 

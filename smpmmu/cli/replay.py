@@ -19,26 +19,29 @@ if TYPE_CHECKING:
 @click.argument("what", metavar="FILE | NAME/VARIANT")
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N",
               help="Run this seed of a variant; with --then, go on by it.")  # fmt: skip
-@click.option("--then", "strategy", metavar="STRATEGY",
-              help="The file is a prefix: go on from its end by this (uniform).")  # fmt: skip
+@click.option("--strategy", metavar="NAME[:DEPTH]",
+              help="What the seed is of: uniform, pct, pos, surw, portfolio.")  # fmt: skip
+@click.option("--then", metavar="STRATEGY",
+              help="The file is a prefix: go on from its end by this strategy.")  # fmt: skip
 @click.option("--longest", type=click.IntRange(1), metavar="N",
               help="Cut a seed's run off after N choices.")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Write the schedule of a seed's run into DIR, however it ended.")  # fmt: skip
 @click.option("--fill", is_flag=True, help="Write what each choice did into the schedule file.")
 def replay(
-    what: str, seed: int | None, strategy: str | None, longest: int | None, save: Path | None,
-    *, fill: bool
+    what: str, seed: int | None, strategy: str | None, then: str | None, longest: int | None,
+    save: Path | None, *, fill: bool
 ) -> NoReturn:  # fmt: skip
     """Run a recorded schedule, or a seed, on live vCPUs and tell the story."""
     from smpmmu.engine.live import LONGEST_RUN
+    from smpmmu.engine.strategies import UNIFORM
     from smpmmu.replaying import replay_file, replay_onward, replay_seed
 
-    if strategy is not None and seed is None:
+    if then is not None and seed is None:
         msg = "--then needs the --seed that decides how it goes on"
         raise UsageError(msg)
     if seed is None:
-        for option, given in (("--longest", longest), ("--save", save)):
+        for option, given in (("--strategy", strategy), ("--longest", longest), ("--save", save)):
             if given is not None:
                 msg = f"{option} is for seeds"
                 raise UsageError(msg)
@@ -48,10 +51,14 @@ def replay(
             msg = "--fill is for schedule files"
             raise UsageError(msg)
         most = longest or LONGEST_RUN
-        if strategy is None:
-            told = replay_seed(what, seed, longest=most, folder=save)
+        if then is None:
+            chosen = UNIFORM.name if strategy is None else strategy
+            told = replay_seed(what, seed, strategy=chosen, longest=most, folder=save)
+        elif strategy is not None:
+            msg = "--then names the strategy itself"
+            raise UsageError(msg)
         else:
-            told = replay_onward(Path(what), strategy, seed, longest=most, folder=save)
+            told = replay_onward(Path(what), then, seed, longest=most, folder=save)
 
     def compose(page: Page) -> None:
         report().story(told.steps, told.columns, page)

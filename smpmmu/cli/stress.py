@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from smpmmu.cli.printing import STATUSES, out
+from smpmmu.cli.printing import STATUSES, Stopwatch, out
 
 
 @click.command(epilog=STATUSES)
 @click.argument("target", metavar="NAME/VARIANT")
 @click.option("--seeds", default="0:1000", show_default=True, metavar="A:B",
               callback=lambda _c, _p, v: _seeds(v), help="Seeds A up to B - 1.")  # fmt: skip
+@click.option("--strategy", default="uniform", show_default=True, metavar="NAME[:DEPTH]",
+              help="uniform, pct[:DEPTH], pos, surw, or portfolio: all in turn.")  # fmt: skip
+@click.option("--keep", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Run the failing seeds in FILE first, and add new ones to it.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-def stress(target: str, seeds: range, form: str) -> NoReturn:
+def stress(target: str, seeds: range, strategy: str, keep: Path | None, form: str) -> NoReturn:
     """Run thousands of seeded random schedules at once; say which seed fails first."""
-    from smpmmu.replaying import stress_seeds
+    from smpmmu.stressing import stress_seeds
 
     done = 0
 
     def watch(count: int) -> None:
         nonlocal done
         done = count
+        time.lap()
 
+    time = Stopwatch()
     try:
-        found = stress_seeds(target, seeds, watch)
+        found = stress_seeds(target, seeds, watch, strategy=strategy, keep=keep)
     except KeyboardInterrupt:
         click.echo(f"interrupted: {done:,} of {len(seeds):,} seeds were run", err=True)
         sys.exit(130)
+    time.tell("steps", found.steps)
     if form == "json":
         out(json.dumps(found.json(), indent=2) + "\n")
     else:
         out("\n".join(found.lines()) + "\n")
-    sys.exit(1 if found.failing else 3 if found.cut else 0)
+    sys.exit(1 if found.fails else 3 if found.cut else 0)
 
 
 def _seeds(text: str) -> range:

@@ -20,7 +20,7 @@ from smpmmu.engine.program import Role
 from smpmmu.engine.steps import TAKEN, Step, Word, enabled, overflow, taken, updated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from smpmmu.engine.system import System
 
     Rows = NDArray[np.intp]
+    Tap = Callable[[int, Step, int, Rows], None]  # told: context, step, result, who took it
 
 
 @dataclass(slots=True)
@@ -235,35 +236,35 @@ class Kernel:
         for number, eligible in enumerate(self.eligible(block)):
             yield from self.fire(block, number, eligible)
 
-    def fire(self, block: Block, context: int, eligible: Mask | None) -> Iterator[Emission]:
+    def fire(
+        self, block: Block, context: int, eligible: Mask | None, tap: Tap | None = None
+    ) -> Iterator[Emission]:
         """Yield the successors by `context` of the machines that are `eligible` (None: all)."""
         for index, rows in self._groups(block, context, eligible):
             if rows.size and self.automata[context].positions[index].step is not None:
-                yield from self._act(block, context, index, rows)
+                yield from self._act(block, context, index, rows, tap)
 
     def _groups(
         self, block: Block, context: int, eligible: Mask | None
     ) -> Iterator[tuple[int, Rows]]:
         resting = self.automata[context].resting
         rests = self.rests(block, context)
+        chosen = None if eligible is None else np.flatnonzero(eligible)
         if rests is None:
-            yield (
-                resting[0],
-                np.arange(len(block)) if eligible is None else np.flatnonzero(eligible),
-            )
+            yield resting[0], np.arange(len(block)) if chosen is None else chosen
             return
         narrow = rests.astype(np.uint16 if len(resting) <= 65_536 else np.uint32)
+        narrow = narrow if chosen is None else narrow[chosen]
         order = np.argsort(narrow, kind="stable")
         counts = np.bincount(narrow, minlength=len(resting))
-        begin = 0
+        ends = np.cumsum(counts)
         for rest in np.flatnonzero(counts).tolist():
-            rows = order[begin : begin + counts[rest]]
-            begin += counts[rest]
-            if eligible is not None:
-                rows = rows[eligible[rows]]
-            yield resting[rest], rows
+            rows = order[ends[rest] - counts[rest] : ends[rest]]
+            yield resting[rest], rows if chosen is None else chosen[rows]
 
-    def _act(self, block: Block, context: int, start: int, rows: Rows) -> Iterator[Emission]:
+    def _act(
+        self, block: Block, context: int, start: int, rows: Rows, tap: Tap | None
+    ) -> Iterator[Emission]:
         """Take the action that begins at position `start` in all machines `rows`."""
         automaton = self.automata[context]
         deltas: list[Column | int] = [0] * self.layout.lanes
@@ -281,6 +282,8 @@ class Kernel:
             else:
                 branches = self._apply(block, step, step.word, rows, fps, deltas)
             for branch in branches:
+                if tap is not None:
+                    tap(context, step, branch.result, branch.rows)
                 after = self.follow(automaton, index, branch.result)
                 if automaton.positions[after].mid:
                     stack.append((after, branch.rows, branch.fps, branch.deltas, length + 1))

@@ -10,12 +10,16 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import outcome
 import trio
 
 from smpmmu.engine.errors import ScheduleError, UsageError
 from smpmmu.engine.numbers import pick, seed_stream
+from smpmmu.engine.pending import Single
 from smpmmu.engine.run import Action, Ending, Run
+from smpmmu.engine.strategies.chooser import UNIFORM
+from smpmmu.engine.strategies.plan import PLAIN, Plan
 from smpmmu.engine.vcpus import Machine, Mirror
 
 if TYPE_CHECKING:
@@ -28,9 +32,6 @@ T = TypeVar("T")
 
 LONGEST_RUN = 100_000
 """Actions after which a random run is cut off."""
-
-STRATEGIES = ("uniform",)
-"""How a random run can choose; the first is the default."""
 
 
 class Baton:
@@ -134,24 +135,30 @@ def _broken(machine: Machine) -> tuple[str, ...]:
     return tuple(machine.violated())
 
 
+def choices_of(seed: int, plan: Plan, machine: Machine) -> Callable[[int, list[int]], int]:
+    """Return who takes an action, by its number and the contexts that can move, for one seed."""
+    stream = seed_stream(seed)
+    if plan.strategy is UNIFORM:
+        return lambda action, able: able[pick(stream, action, len(able))]
+    pending = Single(machine)
+    chooser = plan.start(np.array([stream], dtype=np.uint64), len(machine.system.contexts))
+    return lambda action, able: int(chooser.choose(action, pending.look(able))[0])
+
+
 async def random_run(
-    system: System, seed: int, *, strategy: str = STRATEGIES[0],
-    automata: list[Automaton] | None = None, longest: int = LONGEST_RUN,
-    dropped: frozenset[str] = frozenset(), after: tuple[str, ...] = ()
+    system: System, seed: int, *, automata: list[Automaton] | None = None,
+    longest: int = LONGEST_RUN, dropped: frozenset[str] = frozenset(),
+    after: tuple[str, ...] = (), plan: Plan = PLAIN
 ) -> Run:  # fmt: skip
-    """Run `system` live as a strategy chooses; with `automata`, hold it against them.
+    """Run `system` live with the choices of `plan`; with `automata`, hold it against them.
 
     The choices in `after` are made first, whatever they lead to.
 
     Raises:
-        UsageError: there is no such strategy.
         InternalError: the live vCPUs and the automata disagree.
     """
-    if strategy not in STRATEGIES:
-        msg = f"no strategy is called {strategy!r}; there are: {', '.join(STRATEGIES)}"
-        raise UsageError(msg)
-    stream = seed_stream(seed)
     async with running(system, dropped) as live:
+        choose = choices_of(seed, plan, live.machine)
         mirror = Mirror(automata, live.machine) if automata is not None else None
         actions: list[Action] = []
         for choice in after:
@@ -161,7 +168,7 @@ async def random_run(
         able = live.machine.runnable()
         ending = _ending(live.machine, able)
         while ending is None and len(actions) < longest:
-            actions.append(await live.take(able[pick(stream, len(actions), len(able))]))
+            actions.append(await live.take(choose(len(actions), able)))
             if mirror is not None:
                 mirror.follow(actions[-1])
             able = live.machine.runnable()

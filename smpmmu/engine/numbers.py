@@ -55,9 +55,21 @@ def pick(stream: int, index: int, among: int) -> int:
 
 def pick_column(streams: Column, index: int, among: Column) -> Column:
     """Return `pick` for every run of a (runs,) column at once."""
-    step = (index + 1) * GAMMA & M64
-    picked: Column = (mix64_column(streams + np.uint64(step)) >> 32) * among >> 32
+    return scaled(number_column(streams, index), among)
+
+
+def scaled(numbers: Column, among: int | Column) -> Column:
+    """Return numbers of 64 bits as numbers below `among`, which is at most 2^32."""
+    picked: Column = (numbers >> 32) * among >> 32
     return picked
+
+
+def number_column(streams: Column, index: int | Column) -> Column:
+    """Return `number` for every run at once; `index` is one for all, or a column or matrix."""
+    if isinstance(index, int):
+        step = np.uint64((index + 1) * GAMMA & M64)
+        return mix64_column(streams + step)
+    return mix64_column(streams + (index + np.uint64(1)) * np.uint64(GAMMA))
 
 
 def named_stream(name: str) -> int:

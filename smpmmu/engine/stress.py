@@ -1,7 +1,8 @@
 """Thousands of seeded random runs at once on the batch kernel, a row each.
 
-A seed decides everything: choice number i of a run is uniform among the contexts that can move,
-by `numbers.pick`. The same seed on live vCPUs gives the same run. It must not know about trio.
+A seed and a strategy decide everything: by default, choice number i of a run is uniform among the
+contexts that can move, by `numbers.pick`. The same on live vCPUs gives the same run. It must not
+know about trio.
 """
 
 from __future__ import annotations
@@ -12,26 +13,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smpmmu.engine.batch import Block
+from smpmmu.engine.errors import InternalError
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
-from smpmmu.engine.numbers import pick_column, seed_stream
+from smpmmu.engine.numbers import seed_stream
+from smpmmu.engine.pending import Lookout, Many
 from smpmmu.engine.run import Ending
+from smpmmu.engine.strategies.plan import PLAIN, Plan
 from smpmmu.engine.successors import Expander
+from smpmmu.engine.traces import Traces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from smpmmu.engine.batch import Kernel
-    from smpmmu.engine.steps import Column, Mask
+    from smpmmu.engine.batch import Emission, Kernel, Tap
+    from smpmmu.engine.steps import Mask, Step
     from smpmmu.engine.successors import Successors
+
+    _Steps = list[tuple[int, Step, int, NDArray[np.intp]]]
 
 LONGEST_RUN = 100_000
 """Actions after which a run is cut off, as on live vCPUs."""
 
 TOGETHER = 1 << 14
-"""Runs that go side by side."""
+"""Runs that go side by side, of systems with up to `USUAL` contexts."""
+USUAL = 16
+
+FEW = 4_096
+"""Pairs of a run and a context up to which all successors are found and one is taken."""
+
+ENDINGS = tuple(Ending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,69 +58,95 @@ class SeededRun:
 
 
 class Herd:
-    """Runs side by side, each with its own seed."""
+    """Runs side by side, each with its own seed.
 
-    def __init__(self, kernel: Kernel, seeds: range, *, longest: int = LONGEST_RUN) -> None:
-        """Start a run for every seed."""
+    Attributes:
+        endings: (runs,) uint8, number in `ENDINGS`.
+        violated: (runs,) int16, number in `names`, -1 for none.
+        lengths: (runs,) int32, actions taken.
+        finals: (runs,) uint64, fingerprints of the last states.
+        classes: (runs,) uint64, happens-before classes, if `traced`.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        seeds: Sequence[int],
+        *,
+        plan: Plan = PLAIN,
+        longest: int = LONGEST_RUN,
+        keep: bool = True,
+        traced: bool = False,
+    ) -> None:
+        """Start a run for every seed; with `keep` remember all choices."""
         self.kernel = kernel
         self.seeds = seeds
         self.longest = longest
-        self.streams = np.array([seed_stream(seed) for seed in seeds], dtype=np.uint64)
-        self.endings: list[tuple[Ending, str] | None] = [None] * len(seeds)
-        self.chosen: list[tuple[NDArray[np.intp], NDArray[np.uint8]]] = []
+        many = len(seeds)
+        streams = np.array([seed_stream(seed) for seed in seeds], dtype=np.uint64)
+        self.chooser = plan.start(streams, len(kernel.automata))
+        self.endings = np.full(many, ENDINGS.index(Ending.CUT), dtype=np.uint8)
+        self.violated = np.full(many, -1, dtype=np.int16)
+        self.lengths = np.zeros(many, dtype=np.int32)
+        self.finals = np.zeros(many, dtype=np.uint64)
+        self.classes = np.zeros(many, dtype=np.uint64)
+        self.names: list[str] = []
+        self.chosen: list[tuple[NDArray[np.intp], NDArray[np.uint8]]] | None = [] if keep else None
+        self._traces = Traces(kernel.system, many) if traced else None
+        self._lookout = Lookout(kernel)
         self._expander = Expander(kernel)
         self._judge = Judge(kernel)
         first = kernel.initial()
-        many = np.zeros(len(seeds), dtype=np.intp)
-        self.block = Block(first.lanes[:, many], first.fps[many])
-        self.which: NDArray[np.intp] = np.arange(len(seeds))
+        same = np.zeros(many, dtype=np.intp)
+        self.block = Block(first.lanes[:, same], first.fps[same])
+        self.which: NDArray[np.intp] = np.arange(many)
 
     def gallop(self) -> Iterator[int]:
         """Let every run go to its end, yielding the number of actions so far after each."""
         everyone = np.arange(len(self.seeds))
         bugs = {automaton.positions[0].bug for automaton in self.kernel.automata} - {""}
-        self._settle([(bug, everyone) for bug in bugs], np.zeros(len(self.seeds), dtype=np.bool_))
+        self._settle(0, [(bug, everyone) for bug in bugs], np.zeros(len(self.seeds), np.bool_))
         action = 0
         while self.which.size and action < self.longest:
             self._tick(action)
             action += 1
             yield action
-        for run in self.which.tolist():
-            self.endings[run] = (Ending.CUT, "")
+        if self.which.size:
+            able = self._lookout.look(self.block).able.any(axis=0)
+            self._end(action, np.flatnonzero(~able), Ending.STUCK)
+            self._end(action, np.flatnonzero(able), Ending.CUT)
 
     def runs(self) -> list[SeededRun]:
-        """Return all runs, in the order of their seeds."""
+        """Return all runs, in the order of their seeds; their choices were kept."""
+        assert self.chosen is not None
         choices: list[list[int]] = [[] for _ in self.seeds]
         for which, contexts in self.chosen:
             for run, context in zip(which.tolist(), contexts.tolist(), strict=True):
                 choices[run].append(context)
-        result = []
-        for seed, ending, made in zip(self.seeds, self.endings, choices, strict=True):
-            assert ending is not None
-            result.append(SeededRun(seed, ending[0], ending[1], tuple(made)))
-        return result
+        return [
+            SeededRun(seed, ENDINGS[ending], self.names[name] if name >= 0 else "", tuple(made))
+            for seed, ending, name, made in zip(
+                self.seeds, self.endings.tolist(), self.violated.tolist(), choices, strict=True
+            )
+        ]
 
     def _tick(self, action: int) -> None:
         """Let every run take its next action."""
-        moves = self._moves()
-        able = np.zeros((len(self.kernel.automata), len(self.block)), dtype=np.bool_)
-        able[moves.contexts, moves.rows] = True
-        count = able.sum(axis=0).astype(np.uint64)
-        picked = pick_column(self.streams[self.which], action, count)
-        contexts = (able.cumsum(axis=0) > picked.view(np.int64)).argmax(axis=0).astype(np.uint8)
-        chosen = np.flatnonzero(moves.contexts == contexts[moves.rows])
-        rows = moves.rows[chosen]
-        stuck = count == 0
-        for run in self.which[stuck].tolist():
-            self.endings[run] = (Ending.STUCK, "")
-        self.block.lanes[:, rows] ^= moves.deltas[:, chosen]
-        self.block.fps[rows] = moves.fps[chosen]
-        self.chosen.append((self.which[~stuck], contexts[~stuck]))
-        bugs = []
-        for bug, begin, end in moves.bugs:
-            low, high = np.searchsorted(chosen, [begin, end])
-            bugs.append((bug, rows[low:high]))
-        self._settle(bugs, stuck)
+        moves: Successors | None = None
+        if self._traces is None and len(self.block) * len(self.kernel.automata) <= FEW:
+            moves = self._moves()
+            able = np.zeros((len(self.kernel.automata), len(self.block)), dtype=np.bool_)
+            able[moves.contexts, moves.rows] = True
+            pending = Many(able, self._lookout, self.block)
+        else:
+            pending = self._lookout.look(self.block)
+        stuck: Mask = np.logical_not(pending.able.any(axis=0))
+        contexts = self.chooser.choose(action, pending).astype(np.uint8)
+        if self.chosen is not None:
+            self.chosen.append((self.which[~stuck], contexts[~stuck]))
+        self._end(action, np.flatnonzero(stuck), Ending.STUCK)
+        bugs = self._fire(contexts, stuck) if moves is None else self._take(moves, contexts)
+        self._settle(action + 1, bugs, stuck)
 
     def _moves(self) -> Successors:
         """Return what can happen next in every run."""
@@ -115,35 +154,118 @@ class Herd:
             try:
                 return self._expander.successors(self.block)
             except Grown:
-                before = self.kernel.layout.grow()
-                self.block.lanes = self.kernel.layout.repack(before, self.block.lanes)
+                self._repack()
 
-    def _settle(self, bugs: list[tuple[str, NDArray[np.intp]]], done: Mask) -> None:
+    def _take(
+        self, moves: Successors, contexts: NDArray[np.uint8]
+    ) -> list[tuple[str, NDArray[np.intp]]]:
+        """Take the chosen ones among all successors; return who met which bug."""
+        chosen = np.flatnonzero(moves.contexts == contexts[moves.rows])
+        rows = moves.rows[chosen]
+        self.block.lanes[:, rows] ^= moves.deltas[:, chosen]
+        self.block.fps[rows] = moves.fps[chosen]
+        bugs = []
+        for bug, begin, end in moves.bugs:
+            low, high = np.searchsorted(chosen, [begin, end])
+            bugs.append((bug, rows[low:high]))
+        return bugs
+
+    def _fire(self, contexts: NDArray[np.uint8], stuck: Mask) -> list[tuple[str, NDArray[np.intp]]]:
+        """Let the chosen contexts act; return who met which bug."""
+        bugs = []
+        for context in np.flatnonzero(np.bincount(contexts[~stuck])).tolist():
+            chosen = (contexts == context) & ~stuck
+            moved = 0
+            for emission in self._acts(context, chosen):
+                moved += emission.rows.size
+                for lane, delta in enumerate(emission.deltas):
+                    if not isinstance(delta, int):
+                        self.block.lanes[lane, emission.rows] ^= delta
+                    elif delta:
+                        self.block.lanes[lane, emission.rows] ^= np.uint64(delta)
+                self.block.fps[emission.rows] = emission.fps
+                bug = self.kernel.automata[context].positions[emission.after].bug
+                if bug:
+                    bugs.append((bug, emission.rows))
+            if moved != np.count_nonzero(chosen):
+                name = self.kernel.system.contexts[context].name
+                msg = f"{name} was chosen in {np.count_nonzero(chosen)} runs and moved in {moved}"
+                raise InternalError(msg)
+        return bugs
+
+    def _acts(self, context: int, chosen: Mask) -> list[Emission]:
+        """Return the next action of a context in the `chosen` runs, and add it to the traces."""
+        while True:
+            taken: _Steps = []
+            try:
+                if self._traces is None:
+                    return list(self.kernel.fire(self.block, context, chosen))
+                acts = self.kernel.fire(self.block, context, chosen, _into(taken))
+                emissions = list(acts)
+            except Grown:
+                self._repack()
+                continue
+            for step in taken:
+                self._traces.took(*step)
+            return emissions
+
+    def _repack(self) -> None:
+        before = self.kernel.layout.grow()
+        self.block.lanes = self.kernel.layout.repack(before, self.block.lanes)
+
+    def _settle(self, actions: int, bugs: list[tuple[str, NDArray[np.intp]]], done: Mask) -> None:
         """Judge all runs in their present state, and take out those that have ended."""
         broken = self._judge.look(self.block) + sorted(bugs, key=lambda bug: bug[0])
         for name, rows in broken:
-            for row in rows.tolist():
-                if not done[row]:
-                    self.endings[int(self.which[row])] = (Ending.VIOLATION, name)
+            self._end(actions, rows[~done[rows]], Ending.VIOLATION, name)
             done[rows] = True
         rest = np.flatnonzero(self.kernel.quiescent(self.block) & ~done)
-        for row in rest.tolist():
-            self.endings[int(self.which[row])] = (Ending.QUIESCENT, "")
+        self._end(actions, rest, Ending.QUIESCENT)
         done[rest] = True
-        self._keep(~done)
+        if done.any():
+            going = ~done
+            self.block = Block(self.block.lanes[:, going], self.block.fps[going])
+            self.which = self.which[going]
+            self.chooser.keep(going)
+            if self._traces is not None:
+                self._traces.keep(going)
 
-    def _keep(self, rows: Column) -> None:
-        if not rows.all():
-            self.block = Block(self.block.lanes[:, rows], self.block.fps[rows])
-            self.which = self.which[rows]
+    def _end(
+        self, actions: int, rows: NDArray[np.intp], ending: Ending, violated: str = ""
+    ) -> None:
+        """Note how the runs in `rows` end after so many actions."""
+        if not rows.size:
+            return
+        if violated and violated not in self.names:
+            self.names.append(violated)
+        runs = self.which[rows]
+        self.endings[runs] = ENDINGS.index(ending)
+        self.violated[runs] = self.names.index(violated) if violated else -1
+        self.lengths[runs] = actions
+        self.finals[runs] = self.block.fps[rows]
+        if self._traces is not None:
+            self.classes[runs] = self._traces.classes(rows)
+
+
+def _into(taken: _Steps) -> Tap:
+    """Return what appends every step to a list."""
+    return lambda context, step, result, rows: taken.append((context, step, result, rows))
+
+
+def together(kernel: Kernel) -> int:
+    """Return how many runs of a system go side by side."""
+    contexts = len(kernel.automata)
+    return TOGETHER if contexts <= USUAL else max(1, TOGETHER * USUAL // contexts)
 
 
 def stress(
-    kernel: Kernel, seeds: range, *, longest: int = LONGEST_RUN
+    kernel: Kernel, seeds: range, *, longest: int = LONGEST_RUN, plan: Plan = PLAIN
 ) -> Iterator[list[SeededRun]]:
     """Run every seed of `seeds` (step 1), yielding finished runs in order, some at a time."""
-    for start in range(seeds.start, seeds.stop, TOGETHER):
-        herd = Herd(kernel, range(start, min(start + TOGETHER, seeds.stop)), longest=longest)
+    size = together(kernel)
+    for start in range(seeds.start, seeds.stop, size):
+        part = range(start, min(start + size, seeds.stop))
+        herd = Herd(kernel, part, longest=longest, plan=plan)
         for _ in herd.gallop():
             pass
         yield herd.runs()
