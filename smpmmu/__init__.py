@@ -128,5 +128,9 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401  whatever the name stands for
         from smpmmu import checking as module
 
         return getattr(module, name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
+    import difflib
+
+    near = difflib.get_close_matches(name, __all__, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    msg = f"module {__name__!r} has no attribute {name!r}{hint}"
     raise AttributeError(msg)

@@ -834,7 +834,7 @@ AWAITED_WRONGLY = {
     ),
     "no_step_awaited": (
         "",
-        "async def go():\n    store(X, 1)\n    await load",
+        "async def go():\n    await store(X, 1)\n    await load",
         "go raised TypeError: object function can't be used in 'await' expression",
     ),
 }

@@ -447,3 +447,66 @@ def test_it_works_where_it_is_installed(tmp_path: Path) -> None:
         done = spawn("explore", name, cwd=tmp_path, PYTHONPATH=str(packages))
         assert (done.status, done.err) == (0, "")
         assert "HOLDS" in done.out
+
+
+# A step that is not awaited does nothing, and would tell nobody.
+
+UNAWAITED = {
+    "thrown_away": "store(W, 1)",
+    "function_thrown_away": "go()",
+    "tested": "if load(W):\n        await store(W, 1)",
+    "compared": "if 1 == load(W):\n        await store(W, 1)",
+    "compared_with_a_word": "if load(W) == W.initial:\n        await store(W, 1)",
+    "kept": "old = load(W)\n    if old == 1:\n        await store(W, old)",
+    "negated": "while not load(W):\n        await store(W, 1)",
+    "several_arguments": "fetch_add(\n        W,\n        max(1, len('a')),\n    )",
+    "returned": "return load(W)",
+    "inside_another": "async def deep():\n        load(W)\n    await deep()",
+    "within_a_module": "smpmmu.store(W, 1)",
+}
+
+
+@pytest.mark.parametrize("name", UNAWAITED)
+def test_what_is_not_awaited_is_told(name: str, users: Users, shell: Shell) -> None:
+    body = f"import smpmmu\n\n\nasync def bad():\n    await go()\n    {UNAWAITED[name]}\n\n\n"
+    done = shell("explore", users("own.py", HEAD + body + ONE.format(call="bad")))
+    assert (done.status, done.out) == (4, "")
+    assert "() without `await`, so that nothing happens\n  " in done.err
+    line = done.err.rpartition("own.py:")[2].partition(":")[0]
+    text = (HEAD + body).splitlines()[int(line) - 1]
+    assert any(call in text for call in ("store(", "load(", "go()", "fetch_add("))
+
+
+AWAITED = {
+    "at_once": "assert await load(W) == 1",
+    "later": "step = load(W)\n    assert await step == 1",
+    "one_of_two": "assert await (load(W) if W.width else store(W, 0)) == 1",
+    "passed_on": "await passed(load(W))",
+    "in_a_list": "for step in (load(W), load(W)):\n        assert await step == 1",
+    "not_a_step": "bug_on(False, 'never')",
+}
+
+
+@pytest.mark.parametrize("name", AWAITED)
+def test_what_is_awaited_is_accepted(name: str, users: Users, shell: Shell) -> None:
+    helper = "from smpmmu import bug_on\n\n\nasync def passed(step):\n    return await step\n\n\n"
+    body = f"{helper}async def good():\n    await go()\n    {AWAITED[name]}\n\n\n"
+    done = shell("explore", users("own.py", HEAD + body + ONE.format(call="good")))
+    assert (done.status, done.err) == (0, "")
+
+
+def test_a_loop_that_spins_is_told_what_to_do(users: Users, shell: Shell) -> None:
+    body = "async def spin():\n    while await load(W) == 0:\n        pass\n\n\n"
+    file = users("own.py", HEAD + body + ONE.format(call="spin"))
+    done = shell("explore", file)
+    assert done.status == 4
+    assert "spin has taken 1,000 steps in one call, the last 'load w'" in done.err
+    assert "`await wait_until(word, value)`" in done.err
+
+
+def test_a_misspelt_name_is_told_at_the_users_line(users: Users, shell: Shell) -> None:
+    body = "import smpmmu\n\n\nasync def bad():\n    await smpmmu.spin_lok(W)\n\n\n"
+    done = shell("explore", users("own.py", HEAD + body + ONE.format(call="bad")))
+    assert done.status == 4
+    assert "has no attribute 'spin_lok'; did you mean 'spin_lock'?\n" in done.err
+    assert done.err.endswith("own.py:14: await smpmmu.spin_lok(W)\n")

@@ -28,7 +28,7 @@ from smpmmu.engine.steps import TAKEN, Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-LONGEST_HISTORY = 20_000
+LONGEST_HISTORY = 1_000
 """Entries in one folded history before the model is taken to poll without `retry`."""
 
 
@@ -140,8 +140,9 @@ class Activation:
         self.history.append(result)
         if len(self.history) > LONGEST_HISTORY:
             msg = (
-                f"{self.call.name} has read {LONGEST_HISTORY:,} values in one call; a loop that "
-                "polls memory must be a waiting step or `retry`"
+                f"{self.call.name} has taken {LONGEST_HISTORY:,} steps in one call, the last "
+                f"{step.label!r}; a loop that spins must be a step that waits, `await "
+                "wait_until(word, value)`, and one that tries again `retry`; see docs/modelling.md"
             )
             raise ModelError(msg)
         for frame in self._frames:
@@ -287,9 +288,11 @@ def model_raised(name: str, error: BaseException) -> ModelError:
 
 def _modellers_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
+    ours = ("/smpmmu/engine/", "/smpmmu/__init__.py")
     own = [
         f
         for f in frames
-        if "/smpmmu/engine/" not in f.filename.replace("\\", "/") and not f.filename.startswith("<")
+        if not f.filename.startswith("<")
+        and not any(part in f.filename.replace("\\", "/") for part in ours)
     ]
     return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""

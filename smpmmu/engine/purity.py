@@ -21,6 +21,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.errors import ModelError
+from smpmmu.engine.unawaited import check_awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -290,6 +291,7 @@ def _check_function(function: types.FunctionType, seen: frozenset[int]) -> None:
         _check_global(function, path, seen)
     if rebinding:
         raise ModelError(rebinding)
+    check_awaited(function, tuple(_codes(function.__code__)))
     wrapped = getattr(function, "__wrapped__", None)
     if isinstance(wrapped, types.FunctionType):
         _check(wrapped, name, seen)
@@ -360,7 +362,10 @@ def _rebinding(code: types.CodeType, part: types.CodeType, operation: str, opera
     elif operation in ("LOAD_ATTR", "LOAD_METHOD") and _is_inside(str(operand)):
         what = f"uses {operand}"
     elif operation in ("BEFORE_WITH", "BEFORE_ASYNC_WITH"):
-        what = "has a with statement, which could swallow a bug_on"
+        return (
+            f"{code.co_qualname} has a with statement, which could swallow a bug_on; take a lock "
+            "as in C: `await spin_lock(lock)`, and `await spin_unlock(lock)` at the end"
+        )
     elif part.co_flags & inspect.CO_ASYNC_GENERATOR:
         what = "is or holds an asynchronous generator"
     elif operation in ("BUILD_SET", "SET_ADD"):

@@ -183,12 +183,12 @@ def _violation(row: Row, broken: Broken, page: Page) -> None:
     least = " (the fewest)" if broken.fewest_switches else ""
     page.line(
         ("VIOLATED", STYLES["VIOLATED"]),
-        f" {broken.name}: {kind}, {broken.choices} choices, "
+        f" {broken.name}: {kind}, {broken.choices} choice{'' if broken.choices == 1 else 's'}, "
         f"{broken.switches} context switch{'' if broken.switches == 1 else 'es'}{least}",
     )
     story(broken.story, row.columns, page)
     values = ", ".join(f"{name} = {text}" for name, text in broken.values if text != "0")
-    page.line(f"in the end: {values}", indent=2)
+    page.line(f"in the end: {values or 'every word as at first'}", indent=2)
 
 
 def story(steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page) -> None:

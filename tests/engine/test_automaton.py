@@ -725,7 +725,9 @@ def test_polling_without_retry_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     )
     monkeypatch.undo()
     monkeypatch.setattr(local, "LONGEST_HISTORY", 30)
-    refused("polls has read 30 values in one call; a loop that polls", main("cpu0", call(polls)))
+    refused(
+        "polls has taken 30 steps in one call, the last 'load x'; a loop", main("cpu0", call(polls))
+    )
 
 
 def test_the_private_words_of_another_vcpu_are_refused() -> None:
