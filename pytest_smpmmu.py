@@ -253,7 +253,7 @@ def _try_seeds(item: pytest.Item, target: Target, row: Row, given: Settings) -> 
         if found.first is not None:
             told = replay_seed(target, found.first)
             page = _page(item)
-            story(told.steps, told.columns, page)
+            story(told.steps, told.columns, page, told.race, told.violated)
             wanted = f"{row.expected} {row.expected_property}".strip()
             head = f"{target.name}: expected {wanted}, found {told.conclusion}"
             pytest.fail("\n".join([head, page.text, *found.lines()]))

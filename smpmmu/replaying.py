@@ -5,13 +5,14 @@ It must not print.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from smpmmu.checking import confirms, lasts
 from smpmmu.engine.errors import ScheduleError, UsageError
 from smpmmu.engine.live import LONGEST_RUN, Stray, in_trio, random_run, replay
 from smpmmu.engine.profiling import plan_of_seed
+from smpmmu.engine.race import Race, critical_race
 from smpmmu.engine.run import Action, Ending, Run
 from smpmmu.engine.schedule import Expect, Schedule, ended, filled, read
 from smpmmu.engine.strategies import UNIFORM
@@ -59,14 +60,25 @@ class Told:
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
-        """Every context and its vCPU."""
-        return tuple((c.name, c.cpu) for c in self.system.contexts)
+        """Every context and its vCPU, those that were left out included."""
+        whole = replace(self.target, without=()).system() if self.target.without else self.system
+        return tuple((c.name, c.cpu) for c in whole.contexts)
+
+    @property
+    def race(self) -> Race | None:
+        """The critical race, where something is violated and it has one."""
+        if not self.violated:
+            return None
+        return critical_race(self.system, self.run.choices, self.violated)
 
     def account(self) -> Account:
         """Return the run told in full."""
+        race = self.race
+        seen = race is not None and race.second <= len(self.run.actions)
         return tell(
             self.system, self.run, name=self.target.name, summary=self.target.scenario.summary,
             conclusion=self.conclusion, command=self.command, violated=self.violated,
+            critical=(race.first, race.second) if race is not None and seen else None,
         )  # fmt: skip
 
 
@@ -103,10 +115,11 @@ def load(path: Path) -> tuple[Schedule, Target, str]:
         raise UsageError(msg) if isinstance(error, OSError) else ScheduleError(msg) from error
     schedule = read(text, str(path))
     try:
-        return schedule, scheduled(schedule.scenario, path), text
+        target = replace(scheduled(schedule.scenario, path), without=schedule.without)
     except UsageError as error:
         msg = f"{path}: {error}"
         raise ScheduleError(msg) from error
+    return schedule, target, text
 
 
 def _ending(schedule: Schedule) -> str:

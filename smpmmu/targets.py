@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.errors import ModelError, SmpmmuError, UsageError
+from smpmmu.engine.reduced import without as left_out
 from smpmmu.scenario import Scenario, Variant
 from smpmmu.scenarios import FAMILIES, NAMES, scenario
 
@@ -32,13 +33,15 @@ EVICTOR = "+evictor"
 class Target:
     """A variant of a scenario, and where the scenario comes from ("" for the catalogue).
 
-    With `evictor` it is the variant with its evictors.
+    With `evictor` it is the variant with its evictors; `without` are the programs and calls of it
+    that are left out.
     """
 
     scenario: Scenario
     variant: Variant
     file: str = ""
     evictor: bool = False
+    without: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -62,6 +65,9 @@ class Target:
         """
         try:
             without, evicted = self.scenario.systems(self.variant)
+            if self.without:
+                without = left_out(without, self.without)
+                evicted = left_out(evicted, self.without) if evicted is not None else None
         except SmpmmuError as error:
             msg = f"{self.name}: {error}"
             raise type(error)(msg) from error

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 from smpmmu.checking import LIVE_RUNS, check
 from smpmmu.engine.errors import UsageError
 from smpmmu.engine.live import in_trio
+from smpmmu.engine.race import critical_race
 from smpmmu.engine.verdict import Verdict
 from smpmmu.report.rows import Row, row
 from smpmmu.targets import Target, one
 
 if TYPE_CHECKING:
+    from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Budget, Exploration
 
 Watch = Callable[[str, "Exploration"], None]
@@ -30,13 +32,14 @@ Watch = Callable[[str, "Exploration"], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One variant to explore, and how."""
+    """One variant to explore, and how; with `races` the critical race of what is found, too."""
 
     target: str
     budget: Budget
     every: bool = False
     engine: str = "batch"
     live_runs: int = LIVE_RUNS
+    races: bool = True
 
 
 async def do(job: Job, watch: Watch | None = None) -> Row:
@@ -70,7 +73,17 @@ async def do_target(target: Target, job: Job, watch: Watch | None = None) -> Row
         target, system, answered = replace(target, evictor=True), evicted, again
     columns = tuple((c.name, c.cpu) for c in system.contexts)
     scenario, variant = target.scenario, target.variant
-    return row(target.name, scenario.name, variant.name, variant.expected, answered, columns)
+    found = row(target.name, scenario.name, variant.name, variant.expected, answered, columns)
+    return with_races(found, system) if job.races else found
+
+
+def with_races(found: Row, system: System) -> Row:
+    """Return a row with the critical race of everything that is violated."""
+    broken = tuple(
+        replace(each, race=critical_race(system, [s.context for s in each.story], each.name))
+        for each in found.broken
+    )
+    return replace(found, broken=broken)
 
 
 def spread(jobs: list[Job], processes: int) -> Iterator[Row]:

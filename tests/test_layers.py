@@ -29,7 +29,7 @@ LAYERS = (
     ("work",),
     ("seeds",),
     ("replaying", "stressing"),
-    ("showing",),
+    ("showing", "shrinking"),
     ("cli",),
     ("__main__",),
 )

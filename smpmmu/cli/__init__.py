@@ -16,6 +16,7 @@ from smpmmu.cli.listing import list_
 from smpmmu.cli.printing import STATUSES
 from smpmmu.cli.replay import replay
 from smpmmu.cli.show import show
+from smpmmu.cli.shrink import shrink
 from smpmmu.cli.stress import stress
 from smpmmu.engine.errors import (
     InternalError,
@@ -34,7 +35,7 @@ def cli() -> None:
     """Find SMP races in page-table, TLB and shadow-paging code, or show that there are none."""
 
 
-for command in (explore, list_, replay, show, stress):
+for command in (explore, list_, replay, show, shrink, stress):
     cli.add_command(command)
 
 

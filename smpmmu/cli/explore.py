@@ -81,7 +81,8 @@ def explore(
     budget = Budget(max_states, max_seconds, max_memory)
     if live_runs is None:
         live_runs = LIVE_RUNS if targets else LIVE_RUNS_OF_A_CELL
-    work = [Job(t.name, budget, every, engine, live_runs) for t in chosen]
+    races = not overview  # a table has no room for them
+    work = [Job(t.name, budget, every, engine, live_runs, races) for t in chosen]
     rows: list[Row] = []
 
     def finished(row: Row) -> None:

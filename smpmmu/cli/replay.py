@@ -61,7 +61,7 @@ def replay(
             told = replay_onward(Path(what), then, seed, longest=most, folder=save)
 
     def compose(page: Page) -> None:
-        report().story(told.steps, told.columns, page)
+        report().story(told.steps, told.columns, page, told.race, told.violated)
         for line in told.conclusion.split("\n"):
             page.line(line)
 

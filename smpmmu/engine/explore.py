@@ -117,6 +117,7 @@ class Search:
         self._agents: list[NDArray[np.uint8]] = []
         self._ways_nbytes = 0
         self._stuck = Stuck()
+        self._dead: list[Column] = []
         self._next: list[Frontier] = []
         self._level: list[Column] = []
         self.whole: list[Frontier] = []
@@ -279,6 +280,7 @@ class Search:
         dead = stuck[~moved[stuck]]
         if self._obligatory.all():
             self._record_rows(NO_DEADLOCK, depth, begin, block, dead)
+            self._dead.append(block.fps[dead])
             stuck = stuck[moved[stuck]]
         else:  # it may have been one already before the last daemon moved
             self._suspect |= bool(dead.size)
@@ -307,6 +309,16 @@ class Search:
         still = np.flatnonzero(~moved)
         self._suspect |= bool(still.size)
         self._note(block, begin, still, successors)
+
+    def hopeless(self, name: str) -> Column:
+        """Return all states after which `name` is violated: no deadlock, or rest in reach.
+
+        To be asked after a search that went to its end with `every`.
+        """
+        dead, endless = self._stuck.hopeless()
+        if name == NO_DEADLOCK:
+            return np.concatenate([*self._dead, dead[1]])
+        return endless[1]
 
     def _judge_stuck(self) -> None:
         """Judge what can never come to rest, as far as successors are known."""

@@ -21,6 +21,7 @@ from smpmmu.engine.run import Action, Ending, Run
 from smpmmu.engine.strategies.chooser import UNIFORM
 from smpmmu.engine.strategies.plan import PLAIN, Plan
 from smpmmu.engine.vcpus import Machine, Mirror
+from smpmmu.engine.walk import ending as end_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -119,18 +120,6 @@ async def running(system: System, dropped: frozenset[str] = frozenset()) -> Asyn
         raise failure
 
 
-def _ending(machine: Machine, able: list[int]) -> tuple[Ending, str] | None:
-    """Return how a run ends in the machine's present state, or None if one of `able` goes on."""
-    broken = machine.violated()
-    if broken:
-        return Ending.VIOLATION, broken[0]
-    if machine.quiescent():
-        return Ending.QUIESCENT, ""
-    if not able:
-        return Ending.STUCK, ""
-    return None
-
-
 def _broken(machine: Machine) -> tuple[str, ...]:
     return tuple(machine.violated())
 
@@ -166,13 +155,13 @@ async def random_run(
             if mirror is not None:
                 mirror.follow(actions[-1])
         able = live.machine.runnable()
-        ending = _ending(live.machine, able)
+        ending = end_of(live.machine, able)
         while ending is None and len(actions) < longest:
             actions.append(await live.take(choose(len(actions), able)))
             if mirror is not None:
                 mirror.follow(actions[-1])
             able = live.machine.runnable()
-            ending = _ending(live.machine, able)
+            ending = end_of(live.machine, able)
         kind, name = ending or (Ending.CUT, "")
         return Run(kind, tuple(actions), name, live.machine.values(), _broken(live.machine))
 
@@ -201,7 +190,7 @@ async def replay(
                 mirror.follow(actions[-1])
             if check is not None:
                 check(number, machine, actions[-1])
-        ending, name = _ending(machine, machine.runnable()) or (Ending.CUT, "")
+        ending, name = end_of(machine, machine.runnable()) or (Ending.CUT, "")
         return Run(ending, tuple(actions), name, machine.values(), _broken(machine))
 
 

@@ -16,6 +16,8 @@ at the end is one of
     VIOLATED property    the last state breaks it
     PASSES               the system comes to rest, and no state breaks anything
     UNDECIDED            no state breaks anything, and it can go on: a run cut off, or a prefix
+
+A line `without cpu1 cpu2[0]` may follow the scenario: programs and calls of it that are left out.
 """
 
 from __future__ import annotations
@@ -54,12 +56,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule: which scenario, which property it breaks ("" if none), and the choices."""
+    """A schedule: which scenario, which property it breaks ("" if none), and the choices.
+
+    Programs and calls of the scenario may be left out (`engine/reduced.py`).
+    """
 
     scenario: str
     violated: str
     lines: tuple[Line, ...]
     expect: Expect = Expect.VIOLATED
+    without: tuple[str, ...] = ()
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -73,6 +79,7 @@ class Schedule:
         head = [
             HEADER,
             f"scenario {self.scenario}",
+            *([f"without  {' '.join(self.without)}"] if self.without else []),
             f"expect   {self.expect.value} {self.violated}".rstrip(),
             "",
         ]
@@ -125,13 +132,13 @@ def read(text: str, name: str) -> Schedule:
     for number, raw in enumerate(lines[1:], 2):
         line = raw.split("#", 1)[0].rstrip() if raw.lstrip().startswith("#") else raw.rstrip()
         if not line:
-            body = body or len(keys) == 2
+            body = body or {"scenario", "expect"} <= keys.keys()
             continue
         word, _, rest = line.strip().partition(" ")
         if body:
             steps.append(Line(word, rest.strip(), number))
             continue
-        if word not in ("scenario", "expect") or word in keys:
+        if word not in ("scenario", "without", "expect") or word in keys:
             wanted = " or ".join(k for k in ("scenario", "expect") if k not in keys)
             msg = f"{name}:{number}: expected {wanted or 'an empty line'}, found {word!r}"
             raise ScheduleError(msg)
@@ -144,7 +151,8 @@ def read(text: str, name: str) -> Schedule:
     if not steps:
         msg = f"{name}: there is no step in it; the file is truncated"
         raise ScheduleError(msg)
-    return Schedule(keys["scenario"], violated, tuple(steps), expect)
+    left_out = tuple(keys.get("without", "").split())
+    return Schedule(keys["scenario"], violated, tuple(steps), expect, left_out)
 
 
 def _expect(text: str, name: str) -> tuple[Expect, str]:

@@ -13,6 +13,7 @@ from smpmmu.engine.verdict import Verdict
 
 if TYPE_CHECKING:
     from smpmmu.checking import Answered
+    from smpmmu.engine.race import Race
     from smpmmu.engine.run import Run
     from smpmmu.scenario import Expected
 
@@ -42,6 +43,7 @@ class Broken:
         schedule: the text of the schedule file.
         values: the words that had changed at the end, as (name, text).
         file: where the schedule was saved, or "".
+        race: the critical race, if it was asked for and there is one.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Broken:
     schedule: str
     values: tuple[tuple[str, str], ...]
     file: str = ""
+    race: Race | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +129,9 @@ class Row:
             "context_switches": first.switches if first else None,
             "shortest": first.shortest if first else None,
             "schedule_file": (first.file or None) if first else None,
+            "critical_race": asdict(first.race) if first and first.race else None,
             "violations": [
-                {k: v for k, v in asdict(b).items() if k not in ("story", "values")}
+                {k: v for k, v in asdict(b).items() if k not in ("story", "values", "race")}
                 | {"story": [asdict(step) for step in b.story]}
                 for b in self.broken
             ],

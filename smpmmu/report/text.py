@@ -13,9 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from smpmmu.engine.race import LONGEST_JUDGED
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from smpmmu.engine.race import Race
     from smpmmu.report.rows import Broken, Row, Step
 
 STYLES = {"HOLDS": "green", "VIOLATED": "bold red", "UNDECIDED": "yellow"}
@@ -186,36 +189,69 @@ def _violation(row: Row, broken: Broken, page: Page) -> None:
         f" {broken.name}: {kind}, {broken.choices} choice{'' if broken.choices == 1 else 's'}, "
         f"{broken.switches} context switch{'' if broken.switches == 1 else 'es'}{least}",
     )
-    story(broken.story, row.columns, page)
+    story(broken.story, row.columns, page, broken.race, broken.name)
     values = ", ".join(f"{name} = {text}" for name, text in broken.values if text != "0")
     page.line(f"in the end: {values or 'every word as at first'}", indent=2)
 
 
-def story(steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page) -> None:
-    """Add a run as a table, a column per vCPU; interrupts and hardware are marked in theirs."""
+def story(
+    steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page,
+    race: Race | None = None, violated: str = ""
+) -> None:  # fmt: skip
+    """Add a run as a table, a column per vCPU; interrupts and hardware are marked in theirs.
+
+    Where something is violated, `>` marks the step that does it, `*` both of the critical race.
+    """
+    _table(steps, columns, page, race, violated=bool(violated))
+    if violated:
+        page.line(_critical(race, len(steps)), indent=2)
+
+
+def _critical(race: Race | None, steps: int) -> str:
+    if race is None:
+        if steps > LONGEST_JUDGED:
+            return "critical race: not looked for in so long a run; shrink it first"
+        return "critical race: none; with no two conflicting steps reversed does it go away"
+    one, other = (f"{c} {t!r}" for c, t in zip(race.contexts, race.texts, strict=True))
+    if race.second > steps:
+        return (
+            f"critical race: *{race.first} {one} before {other}, which waits for ever; the other "
+            "way round nothing is violated"
+        )
+    return (
+        f"critical race: *{race.first} {one} before *{race.second} {other}; the other way round "
+        "nothing is violated"
+    )
+
+
+def _table(
+    steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page, race: Race | None,
+    *, violated: bool
+) -> None:  # fmt: skip
     cpus = list(dict.fromkeys(cpu for _, cpu in columns))
     home = dict(columns)
-    last = len(steps)
+    starred = (race.first, race.second) if race is not None else ()
+    last = len(steps) if violated else 0
+    marks = [
+        f"{'>' if n == last else ''}{'*' if n in starred else ''}{n}"
+        for n in range(1, len(steps) + 1)
+    ]
     if page.width < 8 + NARROWEST_COLUMN * len(cpus):
         table = Table(box=page.box(), pad_edge=False, header_style="")
         table.add_column("", justify="right", overflow="fold")
         table.add_column("who", overflow="fold")
         table.add_column("what", overflow="fold", ratio=1)
-        for number, step in enumerate(steps, 1):
-            table.add_row(_mark(number, last), step.context, step.text)
+        for mark, step in zip(marks, steps, strict=True):
+            table.add_row(mark, step.context, step.text)
         page.table(table)
         return
     table = Table(box=page.box(), pad_edge=False, header_style="", expand=False)
     table.add_column("", justify="right", overflow="fold")
     for cpu in cpus:
         table.add_column(cpu, overflow="fold", max_width=(page.width - 8) // len(cpus) - 3)
-    for number, step in enumerate(steps, 1):
+    for mark, step in zip(marks, steps, strict=True):
         cpu = home.get(step.context, step.context)
         inner = step.context.removeprefix(cpu + ".").removeprefix("irq.")
         text = step.text if inner == cpu else f"{inner}: {step.text}"
-        table.add_row(_mark(number, last), *(text if cpu == c else "" for c in cpus))
+        table.add_row(mark, *(text if cpu == c else "" for c in cpus))
     page.table(table)
-
-
-def _mark(number: int, last: int) -> str:
-    return f">{number}" if number == last else str(number)
