@@ -34,6 +34,7 @@ from smpmmu.kernel.task_mmu import clear_refs_smap, walk_pmd_range
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_PRESENT, PAGE_TABLE, entry
 from smpmmu.machine.memory import PAGE_OWNER, PAGE_SIZE, VERSION_SHIFT, Memory
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
+from smpmmu.properties.accessed import USE_AFTER_FLUSH_IS_SEEN
 from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
@@ -47,6 +48,13 @@ from smpmmu.scenarios.common import (
     TOUCHED,
     Judge,
     vcpu,
+)
+from smpmmu.scenarios.idle_page import (
+    NEVER_SEEN,
+    SEEN,
+    SEEN_NATIVELY,
+    UNSEEN,
+    judge_by_accessed_bit,
 )
 from smpmmu.scenarios.macro_paths import judge_by_lock_rule
 from smpmmu.scenarios.mask_omits_deferrer import OTHER_MM
@@ -199,6 +207,18 @@ def migrating(setup: Setup, guest: Memory, hypervisor: Hypervisor, linux: Linux)
             linux=IMMEDIATE),
     variant("untracked_flush_under_ptl_value", holds(NOT_CHOSEN), hypervisor=UNTRACKED_VALUE,
             linux=LOCKED_FLUSH),
+    *(
+        variant(f"{name}_accessed", expected, hypervisor=hypervisor, linux=linux,
+                judged=Judge.ACCESSED)
+        for name, expected, hypervisor, linux in (
+            ("native", holds(SEEN_NATIVELY), None, AS_MERGED),
+            ("as_merged", violated(USE_AFTER_FLUSH_IS_SEEN, UNSEEN), VMI, AS_MERGED),
+            ("immediate", holds(SEEN), VMI, IMMEDIATE),
+            ("flush_under_ptl", holds(SEEN), VMI, LOCKED_FLUSH),
+            ("untracked_immediate", violated(USE_AFTER_FLUSH_IS_SEEN, NEVER_SEEN), UNTRACKED,
+             IMMEDIATE),
+        )
+    ),
 )  # fmt: skip
 def clear_refs(
     setup: Setup,
@@ -214,7 +234,7 @@ def clear_refs(
     if migrates and hypervisor is not None:
         migrating(setup, guest, hypervisor, linux)
         return
-    numbers = (0, 1) if judged is Judge.LOCK_RULE else (0, 1, 2)
+    numbers = (0, 1, 2) if judged is Judge.PROMISES else (0, 1)
     mm = MmStruct(1, PGD, ((0, TABLE), (1, OTHER_TABLE)), numbers, split=True)
     vma = VmAreaStruct(mm)
     cpus = [
@@ -223,6 +243,8 @@ def clear_refs(
     setup.cpu(0, call(clear_refs_smap, cpus[0], vma, (ADDR, OTHER_ADDR)))
     if judged is Judge.LOCK_RULE:
         judge_by_lock_rule(setup, cpus, vma)
+    elif judged is Judge.ACCESSED:
+        judge_by_accessed_bit(setup, cpus[1], vma)
     else:
         unmapped_while_used(setup, cpus[1], cpus[2], vma)
     cleared = value(guest.at(mm.pte_offset(ADDR))) & (PAGE_PRESENT | PAGE_ACCESSED) == PAGE_PRESENT

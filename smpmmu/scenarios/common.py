@@ -97,10 +97,12 @@ class Flush(enum.Enum):
 
 
 class Judge(enum.Enum):
-    """What a variant is judged by; never both in one verdict."""
+    """What a variant is judged by; never by two in one verdict."""
 
     PROMISES = "promises"
     LOCK_RULE = "lock_rule"
+    ACCESSED = "accessed"
+    """A heuristic that some variants ask for (`properties/accessed.py`)."""
 
 
 def rows(

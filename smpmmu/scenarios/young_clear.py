@@ -9,7 +9,8 @@
     [flush_tlb_page]
 
 A stale accessed bit is a wrong heuristic and no more, so that a late flush is harmless, unless what
-is applied late brings back an entry that is gone.
+is applied late brings back an entry that is gone. The variants called `accessed` ask for the
+heuristic itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from smpmmu.kernel.pgtable import ptep_clear_flush_young
 from smpmmu.machine.memory import NON_PAE, Paging
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME
+from smpmmu.properties.accessed import USE_AFTER_FLUSH_IS_SEEN
 from smpmmu.scenario import Expected, Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
@@ -30,11 +32,13 @@ from smpmmu.scenarios.common import (
     TOUCHED,
     Flush,
     Hook,
+    Judge,
     address_space,
     flush_late,
     rows,
     vcpus,
 )
+from smpmmu.scenarios.idle_page import SEEN, SEEN_NATIVELY, UNSEEN, judge_by_accessed_bit
 from smpmmu.scenarios.unmap_free import unmapped_while_used
 
 if TYPE_CHECKING:
@@ -81,6 +85,15 @@ def expect(hook: Hook, flush: Flush) -> Expected:
     return holds("an accessed bit is a heuristic; who unmaps the page flushes by itself")
 
 
+def seen(hook: Hook, flush: Flush) -> Expected:
+    """Return what follows for the accessed bit from the lock rule, whose clause on A it needs."""
+    if hook is Hook.NATIVE:
+        return holds(SEEN_NATIVELY)
+    return (
+        violated(USE_AFTER_FLUSH_IS_SEEN, UNSEEN) if hook.deferred and flush.late else holds(SEEN)
+    )
+
+
 @scenario(
     *rows(expect),
     variant(
@@ -97,11 +110,29 @@ def expect(hook: Hook, flush: Flush) -> Expected:
         flush=Flush.AFTER_UNLOCK,
         pte=TOUCHED,
     ),
-)
+    *(
+        variant(f"{hook.value}_{flush.value}_accessed", seen(hook, flush), hook=hook, flush=flush,
+                judged=Judge.ACCESSED)
+        for hook in Hook
+        for flush in (Flush.UNDER_PTL, Flush.AFTER_UNLOCK)
+    ),
+)  # fmt: skip
 def young_clear(
-    setup: Setup, *, hook: Hook, flush: Flush, pte: int = CLEAN, paging: Paging = NON_PAE
+    setup: Setup,
+    *,
+    hook: Hook,
+    flush: Flush,
+    pte: int = CLEAN,
+    paging: Paging = NON_PAE,
+    judged: Judge = Judge.PROMISES,
 ) -> None:
     """A clears the accessed bit; B unmaps the page and frees it; C uses it."""
+    if judged is Judge.ACCESSED:
+        vma = VmAreaStruct(address_space(flush, (0, 1)))
+        cpus = vcpus(setup, hook, vma.vm_mm, (0, 1), flush=flush, pte=pte)
+        setup.cpu(0, call(age, cpus[0], vma, flush))
+        judge_by_accessed_bit(setup, cpus[1], vma)
+        return
     mm = address_space(flush, (0, 1, 2), paging)
     vma = VmAreaStruct(mm)
     cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2), flush=flush, pte=pte)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smpmmu
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME
+from smpmmu.properties.accessed import USE_AFTER_FLUSH_IS_SEEN
 from smpmmu.properties.lock_rule import NO_QUEUE_HOLDS_ENTRY, SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenarios.clear_refs import clear_refs
 
@@ -15,13 +16,15 @@ VIOLATED = {
     "untracked_as_merged_torn": NO_ACCESS_TO_FREED_FRAME,
     "untracked_as_merged_value": NO_ACCESS_TO_FREED_FRAME,
     "untracked_as_merged_value_dirty_page": NO_ACCESS_TO_FREED_FRAME,
+    "as_merged_accessed": USE_AFTER_FLUSH_IS_SEEN,
+    "untracked_immediate_accessed": USE_AFTER_FLUSH_IS_SEEN,
 }
 
 
 def test_what_is_expected() -> None:
     found = {v.name: v.expected.name for v in clear_refs.variants if v.expected is not None}
     assert {name: broken for name, broken in found.items() if broken} == VIOLATED
-    assert len(found) == len(clear_refs.variants) == 27
+    assert len(found) == len(clear_refs.variants) == 32
 
 
 def test_live_agrees_on_every_violation_of_the_rule() -> None:
