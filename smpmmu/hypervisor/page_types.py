@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.routines import bug_on, routine
 from smpmmu.engine.steps import Format, Part, Word, load, store, xchg
 from smpmmu.machine.entries import PAGE_PRESENT, PAGE_PSE, pfn_of
-from smpmmu.machine.memory import pgd_indices, pte_indices
+from smpmmu.machine.memory import pgd_indices, pmd_indices, pte_indices
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -67,7 +67,8 @@ def check(cpu: Cpu, right: object, name: str) -> None:
 
 def indices(cpu: Cpu, kind: int) -> tuple[int, ...]:
     """Return which entries of a table of `kind` anybody uses: those for the CPUs' addresses."""
-    return pte_indices(cpu.pages) if kind == PT else pgd_indices(cpu.pages)
+    of_kind = pte_indices if kind == PT else pmd_indices
+    return of_kind(cpu.pages, cpu.memory.paging)
 
 
 def links(value: int, pfn: int) -> bool:
@@ -145,6 +146,33 @@ async def release(cpu: Cpu, pfn: int, kind: int) -> None:
                     await store(spde, 0)
     for index in indices(cpu, kind):
         await store(cpu.walked.table(pfn, index), 0)
+
+
+@routine
+async def check_root(cpu: Cpu, root: int) -> None:
+    """Look for an entry of a root about to be loaded that leads to no known directory (PAE).
+
+    What it held before does not matter: roots are never announced, and count from here.
+    """
+    types, paging = cpu.hypervisor.types, cpu.memory.paging
+    if types is None or not types.checked or not paging.is_pae:
+        return
+    for index in pgd_indices(cpu.pages, paging):
+        pdpte = await load(cpu.memory.table(root, index))
+        if pdpte & PAGE_PRESENT:
+            known = await load(page_type(cpu, pfn_of(pdpte))) == PD
+            check(cpu, known, TABLES_ARE_ANNOUNCED_WHEN_LINKED)
+
+
+@routine
+async def is_directory(cpu: Cpu, pfn: int) -> bool:
+    """Whether a fault finds a frame shadowed as a page directory; no step but in PAE.
+
+    Without PAE it is the root.
+    """
+    if cpu.hypervisor.types is None or not cpu.memory.paging.is_pae:
+        return True
+    return await load(page_type(cpu, pfn)) == PD
 
 
 @routine

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, indivisible, retry, routine
 from smpmmu.engine.steps import TAKEN, Part, Word, cmpxchg, load, store
-from smpmmu.hypervisor.page_types import PageTypes, spde_for
+from smpmmu.hypervisor.page_types import PageTypes, is_directory, spde_for
 from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     PAGE_ACCESSED,
@@ -123,6 +123,12 @@ async def sync_entry_torn(cpu: Cpu, ptep: Word) -> None:
     await set_spte(cpu, ptep, await load(ptep))
 
 
+@indivisible(SYNC_IS_ATOMIC)
+async def sync_directory(cpu: Cpu, pmdp: Word) -> None:
+    """Bring the shadow of a directory entry up to date from the primary."""
+    await set_spte(cpu, pmdp, await spde_for(cpu, await load(pmdp), linking=True))
+
+
 async def set_spte(cpu: Cpu, ptep: Word, gpte: int) -> None:
     """Make the shadow of one entry what a value of the primary calls for."""
     await store(spte_of(cpu, ptep), gpte_to_spte(gpte, tracking=cpu.hypervisor.tracking))
@@ -136,7 +142,7 @@ async def demand_page(
     The guest's own code may change its tables at any moment.
     """
     paging, pd = cpu.memory.paging, await page_directory(cpu, addr)
-    if pd is None:
+    if pd is None or not await is_directory(cpu, pd):
         return False
     directory = cpu.memory.table(pd, pmd_index(addr, paging))
     gpde = await load(directory)

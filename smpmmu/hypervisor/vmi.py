@@ -18,6 +18,7 @@ from smpmmu.hypervisor.page_types import (
     announce,
     announce_clone,
     check,
+    check_root,
     page_type,
     release,
     spde_for,
@@ -26,6 +27,7 @@ from smpmmu.hypervisor.shadow import (
     Record,
     demand_page,
     set_spte,
+    sync_directory,
     sync_entry,
     sync_entry_torn,
 )
@@ -109,6 +111,20 @@ async def set_shadow(cpu: Cpu, ptep: int, value: int, kinds: int) -> None:
 
 
 @routine
+async def sync_shadow(cpu: Cpu, ptep: int) -> None:
+    """Bring the shadow of an entry up to date, whatever level its table is of."""
+    word = cpu.memory.at(ptep)
+    kind = PT
+    if cpu.hypervisor.types is not None:
+        kind = await load(page_type(cpu, ptep >> PAGE_SHIFT))
+        check(cpu, kind, ONLY_ANNOUNCED_FRAMES_ARE_UPDATED)
+    if kind == PT:
+        await sync_entry(cpu, word)
+    elif kind == PD:
+        await sync_directory(cpu, word)
+
+
+@routine
 async def supersede(cpu: Cpu, ptep: int) -> None:
     """Bring a queued value up to date when its entry is updated now: no call overtakes another.
 
@@ -183,10 +199,11 @@ async def vmi_set_pte_atomic(cpu: Cpu, ptep: int, pteval: int) -> None:
     """Replace an entry at once, then bring its shadow up to date.
 
     C: vmi_set_pte_atomic
+    Model: set_pmd_pte writes directory entries with it; the level is not looked at.
     """
     await native.set_pte_atomic(cpu, ptep, pteval)
     await supersede(cpu, ptep)
-    await sync_entry(cpu, cpu.memory.at(ptep))
+    await sync_shadow(cpu, ptep)
 
 
 @instruction
@@ -197,7 +214,7 @@ async def vmi_pte_clear(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
     """
     await native.pte_clear(cpu, mm, addr, ptep)
     await supersede(cpu, ptep)
-    await set_spte(cpu, cpu.memory.at(ptep), 0)
+    await set_shadow(cpu, ptep, 0, PT)
 
 
 @instruction
@@ -207,7 +224,7 @@ async def vmi_pmd_clear(cpu: Cpu, pmdp: int) -> None:
     C: vmi_pmd_clear
     """
     await native.pmd_clear(cpu, pmdp)
-    await store(cpu.walked.at(pmdp), 0)
+    await set_shadow(cpu, pmdp, 0, PD)
 
 
 @instruction
@@ -263,6 +280,7 @@ async def vmi_write_cr3(cpu: Cpu, root: int) -> None:
     if cpu.hypervisor.private:
         for addr in cpu.pages:
             await refetch(cpu, root, addr)
+    await check_root(cpu, root)
     await load_cr3(cpu, root)
 
 
@@ -308,6 +326,15 @@ async def vmi_set_pmd(cpu: Cpu, pmdp: int, pmdval: int) -> None:
     """
     await store(cpu.memory.at(pmdp), pmdval)
     await set_shadow(cpu, pmdp, pmdval, PD)
+
+
+@instruction
+async def vmi_set_pud(cpu: Cpu, pudp: int, pudval: int) -> None:
+    """Write an entry of the root; it counts, here as on the bare machine, from a load of CR3.
+
+    C: vmi_set_pud; roots are never announced, since several share a page
+    """
+    await native.set_pud(cpu, pudp, pudval)
 
 
 @instruction
@@ -370,6 +397,7 @@ vmi = ParavirtOps(
     write_cr3=vmi_write_cr3,
     page_fault=vmi_page_fault,
     set_pmd=vmi_set_pmd,
+    set_pud=vmi_set_pud,
     alloc_pt=vmi_allocate_pt,
     alloc_pd=vmi_allocate_pd,
     alloc_pd_clone=vmi_allocate_pd_clone,

@@ -14,7 +14,7 @@ from smpmmu.engine.routines import bug_on, routine
 from smpmmu.engine.steps import Word, load, store
 from smpmmu.kernel.mm import pte_offset_kernel
 from smpmmu.kernel.page_hooks import Place
-from smpmmu.kernel.pgalloc import set_pmd
+from smpmmu.kernel.pgalloc import pmd_clear
 from smpmmu.kernel.pgtable import ptep_get_and_clear
 from smpmmu.kernel.tlb import tlb_finish_mmu, tlb_remove_page
 from smpmmu.machine.entries import PAGE_PRESENT, pfn_of
@@ -99,7 +99,7 @@ async def free_pte_range(cpu: Cpu, mm: MmStruct, pmd: int) -> None:
     page = pfn_of(await load(cpu.memory.at(pmd)))
     if cpu.linux.page_hooks.free_tlb is Place.EARLY:
         await cpu.pv.release_pt(cpu, page)
-    await set_pmd(cpu, pmd, 0)
+    await pmd_clear(cpu, pmd)
     await pte_free_tlb(cpu, mm, page)
 
 
@@ -171,7 +171,7 @@ async def zap_pte_range(cpu: Cpu, vma: VmAreaStruct, pmd: int, addr: int, end: i
     ptl = mm.pte_lockptr(addr)
     await spin_lock(ptl)
     for address in used(cpu, addr, end):
-        pte = pte_offset_kernel(table, address)
+        pte = pte_offset_kernel(cpu, table, address)
         if await load(cpu.memory.at(pte), PAGE_PRESENT):
             page = pfn_of(await ptep_get_and_clear(cpu, mm, address, pte))
             # It may be freed here and now, while the ptl is held.

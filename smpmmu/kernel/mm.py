@@ -6,11 +6,15 @@ Fields that change are words; the records are frozen. It must not know any hyper
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from smpmmu.engine.steps import Format, Part, Word
-from smpmmu.machine.entries import PAGE_SHIFT, pfn_of
-from smpmmu.machine.memory import ENTRY_SIZE, NON_PAE, Paging, pgd_index, pmd_index, pte_index
+from smpmmu.engine.steps import Format, Part, Word, load
+from smpmmu.machine.entries import FRAME, pfn_of
+from smpmmu.machine.memory import NON_PAE, Paging, pgd_index, pmd_index, pte_index
 from smpmmu.machine.spinlock import spinlock
+
+if TYPE_CHECKING:
+    from smpmmu.machine.cpu import Cpu
 
 NR_CPUS = 8
 INIT_MM_NUMBER = 7
@@ -32,6 +36,7 @@ class MmStruct:
         split: each page table has a lock of its own (NR_CPUS >= SPLIT_PTLOCK_CPUS).
         pmds: (index in the root, frame) of the page directories in PAE.
         paging: the geometry of its tables.
+        references: mm_count at first: one of its users, one for each CPU that borrows it.
     """
 
     number: int
@@ -41,6 +46,7 @@ class MmStruct:
     split: bool = False
     pmds: tuple[tuple[int, int], ...] = ()
     paging: Paging = NON_PAE
+    references: int = 1
 
     @property
     def is_init(self) -> bool:
@@ -59,6 +65,11 @@ class MmStruct:
         name = f"mm{self.number}.cpu_vm_mask"
         return Word(name, NR_CPUS, initial, part=Part(SHOOTDOWNS, name, format=CPUS))
 
+    @property
+    def mm_count(self) -> Word:
+        """How often it is referred to; who drops the last reference frees the root."""
+        return Word(f"mm{self.number}.mm_count", 2, self.references)
+
     def pte_lockptr(self, addr: int) -> Word:
         """Return the lock that guards the entry for `addr`.
 
@@ -74,38 +85,44 @@ class MmStruct:
 
     def pte_offset(self, addr: int) -> int:
         """Return the physical address of the entry for `addr` in its page table."""
-        return self._entry(self.page_table(addr), pte_index(addr, self.paging))
+        return self.paging.entry_at(self.page_table(addr), pte_index(addr, self.paging))
 
     def pmd_offset(self, addr: int) -> int:
         """Return the physical address of the entry for `addr` in its page directory."""
         directory = self.pgd
         if self.paging.is_pae:
             directory = dict(self.pmds)[pgd_index(addr, self.paging)]
-        return self._entry(directory, pmd_index(addr, self.paging))
+        return self.paging.entry_at(directory, pmd_index(addr, self.paging))
 
     def pud_offset(self, addr: int) -> int:
         """Return the physical address of the entry for `addr` in the root."""
-        return self._entry(self.pgd, pgd_index(addr, self.paging))
-
-    def _entry(self, table: int, index: int) -> int:
-        return (table << PAGE_SHIFT) + index * self.paging.entry_size
+        return self.paging.entry_at(self.pgd, pgd_index(addr, self.paging))
 
 
 INIT_MM = MmStruct(number=INIT_MM_NUMBER, pgd=0x7F)
 """The kernel's own address space; nothing is mapped for user code in swapper_pg_dir."""
 
 
-def pmd_offset(pgd: int, addr: int) -> int:
-    """Return the physical address of the entry for `addr` in the page directory `pgd`."""
-    return (pgd << PAGE_SHIFT) + pgd_index(addr) * ENTRY_SIZE
+async def pmd_offset(cpu: Cpu, pgd: int, addr: int) -> int:
+    """Return the physical address of the entry for `addr` in its page directory.
+
+    In PAE the directory is found through the root in frame `pgd`; without, the root is it.
+
+    C: pgd_offset, pud_offset, pmd_offset
+    """
+    paging, directory = cpu.memory.paging, pgd
+    if paging.is_pae:
+        directory = pfn_of(await load(cpu.memory.table(pgd, pgd_index(addr, paging)), FRAME))
+    return paging.entry_at(directory, pmd_index(addr, paging))
 
 
-def pte_offset_kernel(pmdval: int, addr: int) -> int:
+def pte_offset_kernel(cpu: Cpu, pmdval: int, addr: int) -> int:
     """Return the physical address of the entry for `addr` in the table that a directory entry has.
 
     C: pte_offset_kernel, pte_offset_map
     """
-    return (pfn_of(pmdval) << PAGE_SHIFT) + pte_index(addr) * ENTRY_SIZE
+    paging = cpu.memory.paging
+    return paging.entry_at(pfn_of(pmdval), pte_index(addr, paging))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,11 @@ class PageHooks:
             after it is given back.
         copies_locked: clone_pgd_range stands under pgd_lock too.
         dtor: release_pd against pgd_list_del; TWICE is on both sides.
+        pmd: alloc_pd against set_pgd in the loop of pgd_alloc (PAE).
+        out_of_memory: release_pd against kmem_cache_free where pgd_alloc gives up (PAE); TWICE is
+            on both sides.
+        pgd_free: the same in pgd_free.
+        md_table: alloc_pd against set_pgd in one_md_table_init (PAE).
         split: alloc_pt against the filling of the new table; LATE is after its link.
         split_zeroed: split_large_page asks for a zeroed page.
         split_rechecks: split_large_page looks again once it has its lock back (2.6.25).
@@ -47,6 +52,10 @@ class PageHooks:
     clone: Place = Place.BEFORE
     copies_locked: bool = True
     dtor: Place = Place.BEFORE
+    pmd: Place = Place.BEFORE
+    out_of_memory: Place = Place.BEFORE
+    pgd_free: Place = Place.BEFORE
+    md_table: Place = Place.BEFORE
     split: Place = Place.BEFORE
     split_zeroed: bool = False
     split_rechecks: bool = False

@@ -1,7 +1,7 @@
 """Changing the attributes of the kernel's linear map: large pages are split, and put back.
 
-It must not know any hypervisor. Source: arch/i386/mm/pageattr.c, Linux 2.6.21 without PAE, with the
-hooks of c119ecce894.
+It must not know any hypervisor. Source: arch/i386/mm/pageattr.c, Linux 2.6.21, with the hooks of
+c119ecce894. That kernel mappings are not executable in PAE is left out: nothing here depends on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from smpmmu.kernel.mm import INIT_MM, pmd_offset, pte_offset_kernel
 from smpmmu.kernel.page_alloc import alloc_page, free_page
 from smpmmu.kernel.page_hooks import Place
 from smpmmu.kernel.pgd import pgd_list, pgd_lock
-from smpmmu.kernel.pgtable import set_pte
+from smpmmu.kernel.pgtable import set_pte, set_pte_atomic
 from smpmmu.kernel.smp import flush_tlb_all
 from smpmmu.machine.entries import (
     FLAGS,
@@ -26,7 +26,7 @@ from smpmmu.machine.entries import (
     PAGE_SHIFT,
     entry,
 )
-from smpmmu.machine.memory import ENTRY_SIZE, PTRS_PER_PTE, pte_index, pte_indices
+from smpmmu.machine.memory import pte_index, pte_indices
 from smpmmu.machine.spinlock import (
     spin_lock_irq,
     spin_lock_irqsave,
@@ -60,17 +60,22 @@ def page_private(cpu: Cpu, pfn: int) -> Word:
     return Word(f"page_private({pfn:#x})", 3, len(deviating))
 
 
+def first_of_large(cpu: Cpu, address: int) -> int:
+    """Return the first frame of the large page of the linear map that `address` lies in."""
+    return (address - PAGE_OFFSET) >> PAGE_SHIFT & ~(cpu.memory.paging.ptrs_per_pte - 1)
+
+
 async def lookup_address(cpu: Cpu, address: int) -> tuple[int, int]:
     """Return the entry that maps `address` for the kernel, and what it holds.
 
     C: lookup_address
     Holds: cpa_lock
     """
-    pmd = pmd_offset(INIT_MM.pgd, address)
+    pmd = await pmd_offset(cpu, INIT_MM.pgd, address)
     value = await load(cpu.memory.at(pmd))
     if value & PAGE_PSE:
         return pmd, value
-    pte = pte_offset_kernel(value, address)
+    pte = pte_offset_kernel(cpu, value, address)
     return pte, await load(cpu.memory.at(pte))
 
 
@@ -85,7 +90,8 @@ async def split_large_page(cpu: Cpu, address: int, prot: int, ref_prot: int) -> 
     await spin_unlock_irq(cpa_lock)
     # Another CPU may split the same page here, and nobody looks again.
     base = await alloc_page(cpu, cpu.linux.frames, INIT_MM.number)
-    indices = pte_indices(cpu.pages)
+    paging = cpu.memory.paging
+    indices = pte_indices(cpu.pages, paging)
     if base and cpu.linux.page_hooks.split_zeroed:
         for index in indices:
             await store(cpu.memory.table(base, index), 0)
@@ -95,10 +101,10 @@ async def split_large_page(cpu: Cpu, address: int, prot: int, ref_prot: int) -> 
     hook = cpu.linux.page_hooks.split
     if hook is Place.BEFORE:
         await cpu.pv.alloc_pt(cpu, base)
-    first = (address - PAGE_OFFSET) >> PAGE_SHIFT & ~(PTRS_PER_PTE - 1)
+    first = first_of_large(cpu, address)
     for index in indices:
-        flags = prot if index == pte_index(address) else ref_prot
-        await set_pte(cpu, (base << PAGE_SHIFT) + index * ENTRY_SIZE, entry(first + index, flags))
+        flags = prot if index == pte_index(address, paging) else ref_prot
+        await set_pte(cpu, paging.entry_at(base, index), entry(first + index, flags))
     if hook is Place.AFTER:
         await cpu.pv.alloc_pt(cpu, base)
     return base
@@ -108,20 +114,25 @@ async def split_large_page(cpu: Cpu, address: int, prot: int, ref_prot: int) -> 
 async def set_pmd_pte(cpu: Cpu, kpte: int, address: int, pte: int) -> None:
     """Change a directory entry of the kernel, in swapper_pg_dir and all copies.
 
+    In PAE there are none: all roots lead to the one directory of the kernel.
+
     C: set_pmd_pte; with the knob pgd_locked as in 2.6.25
     """
+    if cpu.memory.paging.is_pae:
+        await set_pte_atomic(cpu, kpte, pte)
+        return
     flags = await irqs_enabled()
     locked = cpu.linux.page_hooks.pgd_locked
     if locked:
         flags = await spin_lock_irqsave(pgd_lock)
-    await set_pte(cpu, kpte, pte)
+    await set_pte_atomic(cpu, kpte, pte)
     # A directory may be copied from swapper_pg_dir here, and is listed once the lock is free.
     if not locked:
         flags = await spin_lock_irqsave(pgd_lock)
     listed = await load(pgd_list(cpu))
     for bit, pgd in cpu.linux.pgds:
         if listed & bit:
-            await set_pte(cpu, pmd_offset(pgd, address), pte)
+            await set_pte_atomic(cpu, await pmd_offset(cpu, pgd, address), pte)
     await spin_unlock_irqrestore(pgd_lock, flags)
 
 
@@ -130,9 +141,9 @@ async def revert_page(cpu: Cpu, address: int) -> None:
 
     C: revert_page
     """
-    first = (address - PAGE_OFFSET) >> PAGE_SHIFT & ~(PTRS_PER_PTE - 1)
-    linear = pmd_offset(INIT_MM.pgd, address)
-    await set_pmd_pte(cpu, linear, address, entry(first, PAGE_KERNEL_LARGE))
+    linear = await pmd_offset(cpu, INIT_MM.pgd, address)
+    large = entry(first_of_large(cpu, address), PAGE_KERNEL_LARGE)
+    await set_pmd_pte(cpu, linear, address, large)
 
 
 @routine
@@ -157,18 +168,18 @@ async def change_one_page(cpu: Cpu, address: int, prot: int) -> int:
                     # Another CPU has split it. Ours is known to the hypervisor, and to nobody else.
                     await cpu.pv.release_pt(cpu, table)
                     await free_page(cpu, table)
-                    await set_pte(cpu, again, entry(page, prot))
+                    await set_pte_atomic(cpu, again, entry(page, prot))
                     await fetch_add(page_private(cpu, again >> PAGE_SHIFT), 1)
                     return 0
             await set_pmd_pte(cpu, kpte, address, entry(table, PAGE_TABLE_OF_KERNEL))
             if cpu.linux.page_hooks.split is Place.LATE:
                 await cpu.pv.alloc_pt(cpu, table)
         else:
-            await set_pte(cpu, kpte, entry(page, prot))
+            await set_pte_atomic(cpu, kpte, entry(page, prot))
         await fetch_add(page_private(cpu, table), 1)
         return 0
     bug_on(value & PAGE_PSE, "only_split_pages_are_put_back")
-    await set_pte(cpu, kpte, entry(page, PAGE_KERNEL))
+    await set_pte_atomic(cpu, kpte, entry(page, PAGE_KERNEL))
     private = await fetch_add(page_private(cpu, table), -1, 7)
     bug_on(private == 0, "page_private_counts_deviating_entries")
     if private == 1:

@@ -50,6 +50,7 @@ class Linux:
         pgds: (bit in pgd_list, frame) of the page directories that can be on it; the last is the
             one that pgd_alloc hands out.
         listed: pgd_list at first.
+        pmds: frames that page directories can have (PAE).
         gather: pages that a mmu_gather holds before it flushes and frees them (FREE_PTE_NR).
         unlinks_first: free_pgtables hides mappings from rmap walkers before it frees their tables.
         clear_refs_flushes_locked: clear_refs flushes for each page table that it changed, before
@@ -69,6 +70,7 @@ class Linux:
     short: bool = False
     pgds: tuple[tuple[int, int], ...] = ()
     listed: int = 0b11
+    pmds: tuple[int, ...] = ()
     gather: int = 3
     unlinks_first: bool = True
     pud_populate_flushes: bool = True
@@ -94,6 +96,7 @@ class ParavirtOps:
         page_fault: (cpu, addr, *, write, execute=False, user=True): a walk found no right; True if
             it is to be retried.
         set_pmd: (cpu, pmdp, pmdval): write a directory entry.
+        set_pud: (cpu, pudp, pudval): write an entry of the root (PAE).
         alloc_pt: (cpu, pfn): a frame is about to become a page table.
         alloc_pd: (cpu, pfn): likewise a page directory.
         alloc_pd_clone: (cpu, pfn, clonepfn, start, count): likewise, with `count` entries from
@@ -116,6 +119,7 @@ class ParavirtOps:
     write_cr3: Hook
     page_fault: Callable[..., Awaitable[bool]]
     set_pmd: Hook
+    set_pud: Hook
     alloc_pt: Hook
     alloc_pd: Hook
     alloc_pd_clone: Hook
@@ -202,11 +206,21 @@ async def native_page_fault(
 
 
 async def native_set_pmd(cpu: Cpu, pmdp: int, pmdval: int) -> None:
-    """Write a directory entry.
+    """Write a directory entry, in PAE with cmpxchg8b: at once.
 
     C: native_set_pmd
     """
     await store(cpu.memory.at(pmdp), pmdval)
+
+
+async def native_set_pud(cpu: Cpu, pudp: int, pudval: int) -> None:
+    """Write an entry of the root, which processors keep until they load CR3 (PAE).
+
+    C: native_set_pud
+    Model: two plain stores; a page directory lies below 4 GiB, so that the high one changes
+    nothing and is left out.
+    """
+    await store(cpu.memory.at(pudp), pudval)
 
 
 async def native_page_nop(cpu: Cpu, *frames: int) -> None:
@@ -228,6 +242,7 @@ native = ParavirtOps(
     write_cr3=native_write_cr3,
     page_fault=native_page_fault,
     set_pmd=native_set_pmd,
+    set_pud=native_set_pud,
     alloc_pt=native_page_nop,
     alloc_pd=native_page_nop,
     alloc_pd_clone=native_page_nop,

@@ -13,7 +13,7 @@ from smpmmu.engine.steps import load, store
 from smpmmu.kernel.mm import INIT_MM, pmd_offset, pte_offset_kernel
 from smpmmu.kernel.page_alloc import alloc_page, free_page
 from smpmmu.kernel.page_hooks import Place
-from smpmmu.kernel.pgtable import set_pte_at
+from smpmmu.kernel.pgtable import read_pte, set_pte_at
 from smpmmu.machine.entries import KERNPG_TABLE, PAGE_PRESENT, PAGE_TABLE, entry
 from smpmmu.machine.memory import pte_indices
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
@@ -28,19 +28,20 @@ ENOMEM = -12
 async def set_pmd(cpu: Cpu, pmdp: int, pmdval: int) -> None:
     """Write a directory entry through the accessor.
 
-    C: set_pmd, and pmd_clear for 0
+    C: set_pmd
     """
     await cpu.pv.set_pmd(cpu, pmdp, pmdval)
 
 
-async def _populate(cpu: Cpu, pmd: int, pte: int, flags: int) -> None:
-    place = cpu.linux.page_hooks.populate
-    if place is Place.BEFORE:
-        await cpu.pv.alloc_pt(cpu, pte)
-    await set_pmd(cpu, pmd, entry(pte, flags))
-    # The table can be walked, and filled by other CPUs, from here on.
-    if place is Place.AFTER:
-        await cpu.pv.alloc_pt(cpu, pte)
+async def pmd_clear(cpu: Cpu, pmdp: int) -> None:
+    """Empty a directory entry through the accessor.
+
+    C: pmd_clear; set_pmd of 0 but in PAE
+    """
+    if cpu.memory.paging.is_pae:
+        await cpu.pv.pmd_clear(cpu, pmdp)
+    else:
+        await cpu.pv.set_pmd(cpu, pmdp, 0)
 
 
 async def pmd_populate(cpu: Cpu, mm: MmStruct, pmd: int, pte: int) -> None:
@@ -50,16 +51,28 @@ async def pmd_populate(cpu: Cpu, mm: MmStruct, pmd: int, pte: int) -> None:
     Holds: mm->page_table_lock
     """
     bug_on(not await holds(mm.page_table_lock), "page_table_lock_held_in_pmd_populate")
-    await _populate(cpu, pmd, pte, PAGE_TABLE)
+    place = cpu.linux.page_hooks.populate
+    if place is Place.BEFORE:
+        await cpu.pv.alloc_pt(cpu, pte)
+    await set_pmd(cpu, pmd, entry(pte, PAGE_TABLE))
+    # The table can be walked, and filled by other CPUs, from here on.
+    if place is Place.AFTER:
+        await cpu.pv.alloc_pt(cpu, pte)
 
 
 async def pmd_populate_kernel(cpu: Cpu, mm: MmStruct, pmd: int, pte: int) -> None:
     """Link a page table into the kernel's part of swapper_pg_dir.
 
     C: pmd_populate_kernel
-    Holds: init_mm.page_table_lock, but at boot
+    Holds: init_mm.page_table_lock
     """
-    await _populate(cpu, pmd, pte, KERNPG_TABLE)
+    place = cpu.linux.page_hooks.populate
+    if place is Place.BEFORE:
+        await cpu.pv.alloc_pt(cpu, pte)
+    await set_pmd(cpu, pmd, entry(pte, KERNPG_TABLE))
+    # The table can be walked and copied, and filled by other CPUs, from here on.
+    if place is Place.AFTER:
+        await cpu.pv.alloc_pt(cpu, pte)
 
 
 @routine
@@ -71,7 +84,7 @@ async def pte_alloc_one(cpu: Cpu, mm: MmStruct) -> int:
     """
     new = await alloc_page(cpu, cpu.linux.frames, mm.number)
     if new:
-        for index in pte_indices(cpu.pages):
+        for index in pte_indices(cpu.pages, cpu.memory.paging):
             await store(cpu.memory.table(new, index), 0)
         if cpu.linux.page_hooks.populate is Place.EARLY:
             await cpu.pv.alloc_pt(cpu, new)
@@ -131,12 +144,12 @@ async def handle_mm_fault(cpu: Cpu, vma: VmAreaStruct, address: int, page: int, 
     Model: the page is there already; an address has one page, whoever maps it.
     """
     mm = vma.vm_mm
-    pmd = pmd_offset(mm.pgd, address)
+    pmd = await pmd_offset(cpu, mm.pgd, address)
     if not await load(cpu.memory.at(pmd), PAGE_PRESENT) and await pte_alloc(cpu, mm, pmd):
         return ENOMEM
-    pte = pte_offset_kernel(await load(cpu.memory.at(pmd)), address)
+    pte = pte_offset_kernel(cpu, await load(cpu.memory.at(pmd)), address)
     await spin_lock(mm.pte_lockptr(address))
-    if not await load(cpu.memory.at(pte)):
+    if not await read_pte(cpu, pte):
         await set_pte_at(cpu, mm, address, pte, entry(page, flags))
     await spin_unlock(mm.pte_lockptr(address))
     return 0

@@ -1,7 +1,10 @@
 """Page directories: allocation through their slab, and the list of those in use.
 
-It must not know any hypervisor. Source: arch/i386/mm/pgtable.c, Linux 2.6.21 without PAE, with the
-hooks of c119ecce894; mm/slab.c as far as it decides when constructor and destructor run.
+Without PAE a directory is the root, has a copy of the kernel's entries, and is on pgd_list. With it
+three directories (pmd) are made for every root, whose fourth entry leads to the kernel's one; the
+root itself is never announced, nor listed. It must not know any hypervisor. Source:
+arch/i386/mm/pgtable.c, Linux 2.6.21, with the hooks of c119ecce894; mm/slab.c as far as it decides
+when constructor and destructor run.
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import bug_on, holds, routine
-from smpmmu.engine.steps import TAKEN, Word, cmpxchg, load, store
+from smpmmu.engine.steps import TAKEN, Word, cmpxchg, fetch_add, load, store
 from smpmmu.kernel.mm import INIT_MM
 from smpmmu.kernel.page_alloc import alloc_page, free_page
 from smpmmu.kernel.page_hooks import Place
-from smpmmu.machine.memory import PTRS_PER_PGD, pgd_indices
+from smpmmu.kernel.slab import GFP_KERNEL, kmem_cache_alloc_pmd, kmem_cache_free_pmd
+from smpmmu.machine.entries import FRAME, PAGE_PRESENT, entry, pfn_of
+from smpmmu.machine.memory import pgd_index, pgd_indices
 from smpmmu.machine.spinlock import (
     spin_lock,
     spin_lock_irqsave,
@@ -23,22 +28,30 @@ from smpmmu.machine.spinlock import (
 )
 
 if TYPE_CHECKING:
+    from smpmmu.kernel.mm import MmStruct
     from smpmmu.machine.cpu import Cpu
 
-USER_PTRS_PER_PGD = 768
-KERNEL_PGD_PTRS = PTRS_PER_PGD - USER_PTRS_PER_PGD
-GFP_KERNEL = INIT_MM.number
-"""Whose a page of the kernel's own is."""
+PAGE_OFFSET = 0xC0000000
 
 pgd_lock = spinlock("pgd_lock")
 
 SLAB_NONE, SLAB_FREE, SLAB_IN_USE, SLAB_GOING = 0, 1, 2, 3
 
 
-def pgd_cache(cpu: Cpu) -> Word:
-    """Return the state of the one slab: a page with one directory. What is free is constructed."""
-    listed = cpu.linux.listed & cpu.linux.pgds[-1][0]
-    return Word("pgd_cache", 2, SLAB_FREE if listed else SLAB_NONE)
+def user_ptrs_per_pgd(cpu: Cpu) -> int:
+    """Return how many entries of a root are a user's: USER_PTRS_PER_PGD."""
+    return pgd_index(PAGE_OFFSET, cpu.memory.paging)
+
+
+def pgd_cache(cpu: Cpu, pgd: int) -> Word:
+    """Return the state of the one slab: a page with one root. What is free is constructed.
+
+    With PAE several roots share a page, each with its state; one that leads anywhere is in use.
+    """
+    if cpu.memory.paging.is_pae:
+        used = cpu.memory.table(pgd, 0).initial
+        return Word(f"pgd_cache[{pgd:#x}]", 2, SLAB_IN_USE if used else SLAB_NONE)
+    return Word("pgd_cache", 2, SLAB_FREE if cpu.linux.listed & listing(cpu, pgd) else SLAB_NONE)
 
 
 def pgd_list(cpu: Cpu) -> Word:
@@ -79,11 +92,11 @@ async def clone_pgd_range(cpu: Cpu, pgd: int) -> None:
     C: clone_pgd_range
     Model: entries for addresses that nobody uses are left out.
     """
-    for index in pgd_indices(cpu.pages):
-        if index >= USER_PTRS_PER_PGD:
-            entry = await load(cpu.memory.table(INIT_MM.pgd, index))
+    for index in pgd_indices(cpu.pages, cpu.memory.paging):
+        if index >= user_ptrs_per_pgd(cpu):
+            copied = await load(cpu.memory.table(INIT_MM.pgd, index))
             # Whoever changes swapper_pg_dir here must find this directory on the list later.
-            await store(cpu.memory.table(pgd, index), entry)
+            await store(cpu.memory.table(pgd, index), copied)
 
 
 async def paravirt_alloc_pd_clone(cpu: Cpu, pgd: int) -> None:
@@ -91,18 +104,24 @@ async def paravirt_alloc_pd_clone(cpu: Cpu, pgd: int) -> None:
 
     C: paravirt_alloc_pd_clone, as pgd_ctor calls it
     """
-    await cpu.pv.alloc_pd_clone(cpu, pgd, INIT_MM.pgd, USER_PTRS_PER_PGD, KERNEL_PGD_PTRS)
+    start = user_ptrs_per_pgd(cpu)
+    count = cpu.memory.paging.ptrs_per_pgd - start
+    await cpu.pv.alloc_pd_clone(cpu, pgd, INIT_MM.pgd, start, count)
 
 
 @routine
 async def pgd_ctor(cpu: Cpu, pgd: int) -> None:
-    """Make a directory of a page: the kernel's entries, and its place on the list.
+    """Make a root of what the slab gives: the kernel's entries, and its place on the list.
 
     C: pgd_ctor
     """
+    if cpu.memory.paging.is_pae:
+        # No lock: the kernel's one entry never changes. User entries are written before any use.
+        await clone_pgd_range(cpu, pgd)
+        return
     place = cpu.linux.page_hooks.clone
     for index in pgd_indices(cpu.pages):
-        if index < USER_PTRS_PER_PGD:
+        if index < user_ptrs_per_pgd(cpu):
             await store(cpu.memory.table(pgd, index), 0)
     if not cpu.linux.page_hooks.copies_locked:
         await clone_pgd_range(cpu, pgd)
@@ -145,31 +164,111 @@ async def pgd_dtor(cpu: Cpu, pgd: int, *, irqsave: bool = True) -> None:
         await cpu.pv.release_pd(cpu, pgd)
 
 
-@routine
-async def pgd_alloc(cpu: Cpu) -> int:
-    """Return a directory with the kernel's entries in it; 0 if there is no memory.
+async def kmem_cache_alloc_pgd(cpu: Cpu) -> int:
+    """Return a constructed root; 0 if there is no memory.
 
-    C: pgd_alloc, kmem_cache_alloc(pgd_cache)
-    Model: without PAE there is nothing to undo (out_oom): the one allocation fails before the
-    constructor has run.
+    C: kmem_cache_alloc(pgd_cache)
     """
     frame: int = cpu.linux.pgds[-1][1]
-    if await cmpxchg(pgd_cache(cpu), SLAB_FREE, SLAB_IN_USE) & TAKEN:
+    if await cmpxchg(pgd_cache(cpu, frame), SLAB_FREE, SLAB_IN_USE) & TAKEN:
         return frame
     pgd = await alloc_page(cpu, (frame,), GFP_KERNEL)
     if not pgd:
         return 0
     await pgd_ctor(cpu, pgd)
-    await store(pgd_cache(cpu), SLAB_IN_USE)
+    await store(pgd_cache(cpu, pgd), SLAB_IN_USE)
     return pgd
 
 
-async def pgd_free(cpu: Cpu) -> None:
-    """Give a directory back to its slab, where it stays constructed and listed.
+async def kmem_cache_free_pgd(cpu: Cpu, pgd: int) -> None:
+    """Give a root back to its slab, where it stays constructed, and without PAE listed.
 
-    C: pgd_free, kmem_cache_free(pgd_cache(cpu), pgd)
+    C: kmem_cache_free(pgd_cache)
     """
-    await store(pgd_cache(cpu), SLAB_FREE)
+    await store(pgd_cache(cpu, pgd), SLAB_FREE)
+
+
+async def set_pgd(cpu: Cpu, pgdp: int, pgdval: int) -> None:
+    """Write an entry of the root through the accessor (PAE).
+
+    C: set_pgd, which is set_pud
+    """
+    await cpu.pv.set_pud(cpu, pgdp, pgdval)
+
+
+async def pmd_of(cpu: Cpu, pgd: int, i: int) -> int:
+    """Return the page directory that entry `i` of a root leads to: __va(pgd_val(pgd[i]) - 1)."""
+    return pfn_of(await load(cpu.memory.table(pgd, i), FRAME))
+
+
+@routine
+async def pgd_alloc(cpu: Cpu) -> int:
+    """Return a root with the kernel's entries in it; 0 if there is no memory.
+
+    C: pgd_alloc
+    Model: without PAE there is nothing to undo: the one allocation fails before the constructor
+    has run.
+    """
+    pgd = await kmem_cache_alloc_pgd(cpu)
+    if not cpu.memory.paging.is_pae or not pgd:
+        return pgd
+    place = cpu.linux.page_hooks.pmd
+    i, user = 0, user_ptrs_per_pgd(cpu)
+    while i < user:
+        pmd = await kmem_cache_alloc_pmd(cpu)
+        if not pmd:
+            break
+        if place is Place.BEFORE:
+            await cpu.pv.alloc_pd(cpu, pmd)
+        # Nobody has loaded this root yet: no CPU can follow the entry.
+        await set_pgd(cpu, cpu.memory.paging.entry_at(pgd, i), entry(pmd, PAGE_PRESENT))
+        if place is Place.AFTER:
+            await cpu.pv.alloc_pd(cpu, pmd)
+        i += 1
+    if i == user:
+        return pgd
+    # out_oom
+    place = cpu.linux.page_hooks.out_of_memory
+    for j in reversed(range(i)):
+        pmd = await pmd_of(cpu, pgd, j)
+        if place in (Place.BEFORE, Place.TWICE):
+            await cpu.pv.release_pd(cpu, pmd)
+        await kmem_cache_free_pmd(cpu, pmd)
+        # It may be somebody else's by now.
+        if place in (Place.AFTER, Place.TWICE):
+            await cpu.pv.release_pd(cpu, pmd)
+    await kmem_cache_free_pgd(cpu, pgd)
+    return 0
+
+
+@routine
+async def pgd_free(cpu: Cpu, pgd: int) -> None:
+    """Give a root back, and in PAE its directories, to which its entries still lead.
+
+    C: pgd_free
+    Model: without PAE user entries are empty by now, and nothing remains to be done for them.
+    """
+    if cpu.memory.paging.is_pae:
+        place = cpu.linux.page_hooks.pgd_free
+        for i in range(user_ptrs_per_pgd(cpu)):
+            pmd = await pmd_of(cpu, pgd, i)
+            if place in (Place.BEFORE, Place.TWICE):
+                await cpu.pv.release_pd(cpu, pmd)
+            await kmem_cache_free_pmd(cpu, pmd)
+            # It may be somebody else's by now.
+            if place in (Place.AFTER, Place.TWICE):
+                await cpu.pv.release_pd(cpu, pmd)
+    await kmem_cache_free_pgd(cpu, pgd)
+
+
+@routine
+async def mmdrop(cpu: Cpu, mm: MmStruct) -> None:
+    """Give up a reference to an address space; the last one frees its root.
+
+    C: mmdrop, __mmdrop, kernel/fork.c
+    """
+    if await fetch_add(mm.mm_count, -1, mm.mm_count.mask) == 1:
+        await pgd_free(cpu, mm.pgd)
 
 
 @routine
@@ -178,8 +277,8 @@ async def kmem_cache_shrink(cpu: Cpu) -> None:
 
     C: kmem_cache_shrink, slab_destroy
     """
-    if await cmpxchg(pgd_cache(cpu), SLAB_FREE, SLAB_GOING) & TAKEN:
-        pgd = cpu.linux.pgds[-1][1]
+    pgd: int = cpu.linux.pgds[-1][1]
+    if await cmpxchg(pgd_cache(cpu, pgd), SLAB_FREE, SLAB_GOING) & TAKEN:
         await pgd_dtor(cpu, pgd)
         await free_page(cpu, pgd)
-        await store(pgd_cache(cpu), SLAB_NONE)
+        await store(pgd_cache(cpu, pgd), SLAB_NONE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import routine
-from smpmmu.engine.steps import load, store
+from smpmmu.engine.steps import load
 from smpmmu.kernel.smp import flush_tlb_mm
 from smpmmu.machine.cpu import read_cr3
 from smpmmu.machine.entries import PAGE_PRESENT, entry
@@ -43,9 +43,8 @@ async def pud_populate(cpu: Cpu, mm: MmStruct, pudp: int, pmd: int) -> None:
 
     C: pud_populate
     Holds: mm->page_table_lock
-    Model: a page directory lies below 4 GiB, so that the high word stays 0; one store.
     """
-    await store(cpu.memory.at(pudp), entry(pmd, PAGE_PRESENT))
+    await cpu.pv.set_pud(cpu, pudp, entry(pmd, PAGE_PRESENT))
     # In memory only: processors that run mm keep the entry as it was.
     if cpu.linux.pud_populate_flushes:
         await flush_tlb_mm(cpu, mm)

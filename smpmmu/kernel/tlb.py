@@ -12,6 +12,7 @@ from smpmmu.engine.routines import routine
 from smpmmu.engine.steps import Word, load, store
 from smpmmu.kernel.page_alloc import free_page
 from smpmmu.kernel.smp import flush_tlb_mm
+from smpmmu.machine.entries import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from smpmmu.kernel.mm import MmStruct
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 def gathered(cpu: Cpu, nr: int) -> Word:
     """Return a slot of this CPU's mmu_gather: a frame, or 0."""
-    return Word(f"{cpu.name}.mmu_gather.pages[{nr}]", 20, owner=cpu.name)
+    width = cpu.memory.paging.entry_bits - PAGE_SHIFT
+    return Word(f"{cpu.name}.mmu_gather.pages[{nr}]", width, owner=cpu.name)
 
 
 def need_flush(cpu: Cpu) -> Word:

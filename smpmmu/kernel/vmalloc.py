@@ -19,7 +19,6 @@ from smpmmu.kernel.pgtable import ptep_get_and_clear, set_pte_at
 from smpmmu.kernel.smp import flush_tlb_all
 from smpmmu.machine.cpu import read_cr3
 from smpmmu.machine.entries import PAGE_PRESENT, entry, pfn_of
-from smpmmu.machine.memory import pgd_index
 from smpmmu.machine.rwlock import rwlock, write_lock, write_unlock
 from smpmmu.machine.spinlock import (
     spin_lock,
@@ -72,10 +71,10 @@ async def vmalloc_sync_one(cpu: Cpu, pgd: int, address: int) -> None:
     C: vmalloc_sync_one
     Holds: pgd_lock; the page_table_lock of the directory's mm
     """
-    pmd_k = await load(cpu.memory.table(INIT_MM.pgd, pgd_index(address)))
+    pmd_k = await load(cpu.memory.at(await pmd_offset(cpu, INIT_MM.pgd, address)))
     if not pmd_k & PAGE_PRESENT:
         return
-    pmd = pmd_offset(pgd, address)
+    pmd = await pmd_offset(cpu, pgd, address)
     if not await load(cpu.memory.at(pmd), PAGE_PRESENT):
         await cpu.pv.set_pmd(cpu, pmd, pmd_k)
 
@@ -110,16 +109,16 @@ async def vmalloc_fault(cpu: Cpu, address: int) -> bool:
     """
     # Not current->active_mm: this may be in the middle of switch_mm.
     pgd = await read_cr3(cpu)
-    pmd_k = await load(cpu.memory.at(pmd_offset(INIT_MM.pgd, address)))
+    pmd_k = await load(cpu.memory.at(await pmd_offset(cpu, INIT_MM.pgd, address)))
     if not pmd_k & PAGE_PRESENT:
         return False
-    pmd = pmd_offset(pgd, address)
+    pmd = await pmd_offset(cpu, pgd, address)
     value = await load(cpu.memory.at(pmd))
     if not value & PAGE_PRESENT:
         await cpu.pv.set_pmd(cpu, pmd, pmd_k)
     else:
         bug_on(pfn_of(value) != pfn_of(pmd_k), "copies_of_kernel_entries_agree")
-    pte_k = pte_offset_kernel(pmd_k, address)
+    pte_k = pte_offset_kernel(cpu, pmd_k, address)
     return await load(cpu.memory.at(pte_k), PAGE_PRESENT) != 0
 
 
@@ -128,11 +127,11 @@ async def map_vm_area(cpu: Cpu, address: int, page: int) -> int:
 
     C: map_vm_area, vmap_pte_range
     """
-    pmd = pmd_offset(INIT_MM.pgd, address)
+    pmd = await pmd_offset(cpu, INIT_MM.pgd, address)
     absent = not await load(cpu.memory.at(pmd), PAGE_PRESENT)
     if absent and await pte_alloc_kernel(cpu, pmd):
         return ENOMEM
-    pte = pte_offset_kernel(await load(cpu.memory.at(pmd)), address)
+    pte = pte_offset_kernel(cpu, await load(cpu.memory.at(pmd)), address)
     await set_pte_at(cpu, INIT_MM, address, pte, entry(page, PAGE_KERNEL))
     return 0
 
@@ -142,11 +141,11 @@ async def unmap_vm_area(cpu: Cpu, address: int, *, frees_table: bool) -> None:
 
     C: unmap_vm_area, vunmap_pte_range
     """
-    pmd = pmd_offset(INIT_MM.pgd, address)
+    pmd = await pmd_offset(cpu, INIT_MM.pgd, address)
     value = await load(cpu.memory.at(pmd))
     if not value & PAGE_PRESENT:
         return
-    await ptep_get_and_clear(cpu, INIT_MM, address, pte_offset_kernel(value, address))
+    await ptep_get_and_clear(cpu, INIT_MM, address, pte_offset_kernel(cpu, value, address))
     if frees_table:
         await cpu.pv.set_pmd(cpu, pmd, 0)
         await cpu.pv.release_pt(cpu, pfn_of(value))

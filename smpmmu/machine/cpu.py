@@ -21,7 +21,7 @@ from smpmmu.machine.entries import (
     WALKING,
     pfn_of,
 )
-from smpmmu.machine.memory import pgd_index
+from smpmmu.machine.memory import pgd_index, pgd_indices
 
 if TYPE_CHECKING:
     from smpmmu.machine.memory import Memory
@@ -158,7 +158,7 @@ async def load_pdptes(cpu: Cpu, root: int) -> None:
     They are not shadowed: a hypervisor takes them over when it is told of the load.
     """
     paging = cpu.memory.paging
-    for index in dict.fromkeys(pgd_index(addr, paging) for addr in cpu.pages):
+    for index in pgd_indices(cpu.pages, paging):
         await store(cpu.pdpte(index), await load(cpu.memory.table(root, index)))
 
 

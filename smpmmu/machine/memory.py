@@ -12,10 +12,6 @@ from smpmmu.engine.steps import Format, Part, Step, Word, store, xchg
 from smpmmu.machine.entries import ENTRY, HIGH, LOW, PAGE_SHIFT, PAGE_TABLES
 
 PAGE_SIZE = 1 << PAGE_SHIFT
-ENTRY_SIZE = 4
-PGDIR_SHIFT = 22
-PTRS_PER_PGD = 1024
-PTRS_PER_PTE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +41,22 @@ class Paging:
         """Address bits below which a page table tells pages apart."""
         return self.levels[-2][0]
 
+    @property
+    def ptrs_per_pgd(self) -> int:
+        """Entries of the root."""
+        return self.levels[0][1]
 
-NON_PAE = Paging(ENTRY_SIZE, ((PGDIR_SHIFT, PTRS_PER_PGD), (PAGE_SHIFT, PTRS_PER_PTE)))
+    @property
+    def ptrs_per_pte(self) -> int:
+        """Entries of a page table, which are pages of a large page too."""
+        return self.levels[-1][1]
+
+    def entry_at(self, table: int, index: int) -> int:
+        """Return the physical address of entry `index` of the table in frame `table`."""
+        return (table << PAGE_SHIFT) + index * self.entry_size
+
+
+NON_PAE = Paging(4, ((22, 1024), (PAGE_SHIFT, 1024)))
 """A page directory and page tables; Linux folds its pmd into the pgd."""
 PAE = Paging(8, ((30, 4), (21, 512), (PAGE_SHIFT, 512)))
 """A page-directory-pointer table (Linux's pgd), page directories (pmd) and page tables."""
@@ -77,9 +87,6 @@ class Contents(Format):
 
 
 CONTENTS = Contents()
-ENTRY_SIZE = NON_PAE.entry_size
-PTRS_PER_PGD = PTRS_PER_PTE = 1024
-"""Without PAE, as the code of page directories and large pages knows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +140,19 @@ def pte_index(addr: int, paging: Paging = NON_PAE) -> int:
     return _index(addr, paging.levels[-1])
 
 
-def pgd_indices(pages: tuple[int, ...]) -> tuple[int, ...]:
+def pgd_indices(pages: tuple[int, ...], paging: Paging = NON_PAE) -> tuple[int, ...]:
+    """Return the indices of the root that addresses in `pages` have, each once."""
+    return tuple(dict.fromkeys(pgd_index(addr, paging) for addr in pages))
+
+
+def pmd_indices(pages: tuple[int, ...], paging: Paging = NON_PAE) -> tuple[int, ...]:
     """Return the indices of a page directory that addresses in `pages` have, each once."""
-    return tuple(dict.fromkeys(pgd_index(addr) for addr in pages))
+    return tuple(dict.fromkeys(pmd_index(addr, paging) for addr in pages))
 
 
-def pte_indices(pages: tuple[int, ...]) -> tuple[int, ...]:
+def pte_indices(pages: tuple[int, ...], paging: Paging = NON_PAE) -> tuple[int, ...]:
     """Return the indices of a page table that addresses in `pages` have, each once."""
-    return tuple(dict.fromkeys(pte_index(addr) for addr in pages))
+    return tuple(dict.fromkeys(pte_index(addr, paging) for addr in pages))
 
 
 def _index(addr: int, level: tuple[int, int]) -> int:

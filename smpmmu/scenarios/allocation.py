@@ -21,9 +21,11 @@ from smpmmu.hypervisor.page_types import (
 from smpmmu.hypervisor.shadow import Hypervisor, gpte_to_spte, shadow_prefix
 from smpmmu.hypervisor.vmi import vmi
 from smpmmu.kernel.paravirt import Linux, native
+from smpmmu.kernel.pgd import PAGE_OFFSET
 from smpmmu.kernel.smp import install_interrupts
 from smpmmu.machine.cpu import Cpu
-from smpmmu.machine.memory import PAGE_OWNER, Memory
+from smpmmu.machine.entries import PAGE_PRESENT, entry
+from smpmmu.machine.memory import PAGE_OWNER, Memory, Paging, pgd_index
 from smpmmu.machine.walker import Access
 from smpmmu.scenarios.common import install_evictor
 
@@ -51,6 +53,30 @@ class By(enum.Enum):
     """What users lose under a hypervisor that checks nothing."""
 
 
+KERNEL_PMD = 0x7D
+"""With PAE, the page directory of the kernel, to which the last entry of every root leads."""
+
+
+def directory(paging: Paging, pgd: int, addr: int) -> int:
+    """Return the frame of the page directory for `addr` under a root: without PAE, the root."""
+    if not paging.is_pae:
+        return pgd
+    return KERNEL_PMD if addr >= PAGE_OFFSET else pgd + 4
+
+
+def directories(paging: Paging, roots: tuple[int, ...], addr: int) -> tuple[int, ...]:
+    """Return the frames of the page directories for `addr` under roots, each once."""
+    return tuple(dict.fromkeys(directory(paging, root, addr) for root in roots))
+
+
+def links(paging: Paging, roots: tuple[int, ...], addr: int) -> tuple[tuple[int, int, int], ...]:
+    """Return the entries of roots that lead to the page directories for `addr`: none but in PAE."""
+    if not paging.is_pae:
+        return ()
+    index = pgd_index(addr, paging)
+    return tuple((r, index, entry(directory(paging, r, addr), PAGE_PRESENT)) for r in roots)
+
+
 def hypervisor_of(
     by: By,
     frames: tuple[tuple[int, int], ...],
@@ -74,7 +100,7 @@ def shadow_at_first(guest: Memory, hypervisor: Hypervisor, number: int) -> Memor
         for frame, i, v in guest.entries
         if kinds.get(frame, NORMAL)
     )
-    return Memory(entries, shadow_prefix(hypervisor, number))
+    return Memory(entries, shadow_prefix(hypervisor, number), paging=guest.paging)
 
 
 def vcpu(
@@ -88,6 +114,7 @@ def vcpu(
     linux: Linux,
     mms: tuple[MmStruct, ...] = (),
     alone: bool = False,
+    root_changes: bool = False,
 ) -> Cpu:
     """Return a vCPU; it has interrupts and evictors unless it is `alone`."""
     cpu = Cpu(
@@ -99,6 +126,7 @@ def vcpu(
         mm,
         pages,
         mms=mms,
+        root_changes=root_changes,
         hypervisor=hypervisor,
         linux=linux,
     )

@@ -49,7 +49,14 @@ from smpmmu.kernel.pageattr import (
 )
 from smpmmu.kernel.paravirt import Linux
 from smpmmu.machine.entries import PAGE_PSE, entry
-from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT, Memory, pgd_index
+from smpmmu.machine.memory import (
+    NON_PAE,
+    PAGE_FROZEN,
+    VERSION_SHIFT,
+    Memory,
+    Paging,
+    pmd_index,
+)
 from smpmmu.machine.supervisor import kernel_read, kernel_write
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
@@ -60,10 +67,12 @@ from smpmmu.scenarios.allocation import (
     free,
     hypervisor_of,
     judges_promises,
+    links,
     must_reach,
     vcpu,
 )
-from smpmmu.scenarios.common import PGD, promise
+from smpmmu.scenarios.allocation import directories as directories_under
+from smpmmu.scenarios.common import PGD, in_both_modes, promise
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -77,7 +86,7 @@ PAGE, OTHER_PAGE = 0x3, 0x5
 SPLIT, OTHER_SPLIT = 0x40, 0x41
 POISON = 0x5A5A5A5A
 """What a page holds that was not zeroed: as an entry it is not present."""
-INDEX = pgd_index(linear(PAGE))
+ROOTS = (INIT_MM.pgd, PGD)
 
 
 class Does(enum.Enum):
@@ -136,8 +145,13 @@ async def write(cpu: Cpu, pfn: int) -> None:
     await kernel_write(cpu, linear(pfn))
 
 
-def memory(does: Does) -> Memory:
-    """Return memory with the linear map as it is at first, in both directories."""
+def kernel_directories(paging: Paging) -> tuple[int, ...]:
+    """Return the directories with the linear map: of the kernel and of MM, or one for both."""
+    return directories_under(paging, ROOTS, linear(PAGE))
+
+
+def memory(does: Does, paging: Paging) -> Memory:
+    """Return memory with the linear map as it is at first, in all directories."""
     garbage = [
         (frame, page, POISON) for frame in (SPLIT, OTHER_SPLIT) for page in (PAGE, OTHER_PAGE)
     ]
@@ -150,11 +164,14 @@ def memory(does: Does) -> Memory:
             (SPLIT, PAGE, entry(PAGE, PAGE_KERNEL_RO)),
             (SPLIT, OTHER_PAGE, entry(OTHER_PAGE, PAGE_KERNEL)),
         ]
-    roots = [(root, INDEX, pde) for root in (INIT_MM.pgd, PGD)]
-    return Memory((*roots, *garbage), owners=tuple(owners))
+    index = pmd_index(linear(PAGE), paging)
+    mapped = [(each, index, pde) for each in kernel_directories(paging)]
+    above = links(paging, ROOTS, linear(PAGE))
+    return Memory((*above, *mapped, *garbage), owners=tuple(owners), paging=paging)
 
 
 @scenario(
+    *in_both_modes(
     variant("split_native", holds(NATIVELY), by=By.NATIVE, does=Does.SPLIT),
     variant("split", violated(ANNOUNCED_FRAMES_ARE_ZERO, NOT_ZEROED), by=By.PAGE_TYPES,
             does=Does.SPLIT),
@@ -210,6 +227,7 @@ def memory(does: Does) -> Memory:
             hooks=PageHooks(split_rechecks=True, split_zeroed=True)),
     variant("both_rechecked_promises", holds(RECHECKED), by=By.PROMISES, does=Does.BOTH,
             hooks=PageHooks(split_rechecks=True)),
+    )
 )  # fmt: skip
 def change_page_attr(
     setup: Setup,
@@ -219,19 +237,21 @@ def change_page_attr(
     hooks: PageHooks = AS_MERGED,
     claims_zero: bool = True,
     short: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """A page of the linear map becomes read-only, or writable again: is it mapped all the while?"""
-    frames = ((INIT_MM.pgd, PD), (PGD, PD), (SPLIT, PT if does is Does.REVERT else NORMAL),
-              (OTHER_SPLIT, NORMAL))  # fmt: skip
+    directories = kernel_directories(paging)
+    tables = ((SPLIT, PT if does is Does.REVERT else NORMAL), (OTHER_SPLIT, NORMAL))
+    frames = (*((each, PD) for each in directories), *tables)
     hypervisor = hypervisor_of(by, frames, claims_zero=claims_zero)
     linux = Linux(
         page_hooks=hooks, frames=(SPLIT, OTHER_SPLIT), pgds=((1, PGD),), listed=1, short=short
     )
-    guest = memory(does)
+    guest = memory(does, paging)
     pages = (linear(PAGE), linear(OTHER_PAGE))
     cpu0, cpu1 = (vcpu(setup, n, MM, guest, hypervisor, pages, linux=linux) for n in (0, 1))
     page = value(guest.page(PAGE))
-    pde = value(guest.table(PGD, INDEX))
+    pde = value(guest.table(directories[-1], pmd_index(linear(PAGE), paging)))
     written = page >> VERSION_SHIFT != 0
     if does is Does.REVERT:
         setup.cpu(0, call(make_writable, cpu0, PAGE))

@@ -124,6 +124,15 @@ def rows(
     )  # fmt: skip
 
 
+def in_both_modes(*variants: Variant) -> tuple[Variant, ...]:
+    """Return variants without PAE, then the same with it, of which the same is expected."""
+    with_pae = (
+        replace(each, name=each.name + PAE_SUFFIX, knobs=(*each.knobs, ("paging", PAE)))
+        for each in variants
+    )
+    return (*variants, *with_pae)
+
+
 PAE_SUFFIX = "_pae"
 """What the names of variants with PAE end with."""
 

@@ -38,7 +38,15 @@ from smpmmu.kernel.pgalloc import handle_mm_fault
 from smpmmu.kernel.pgtable import ptep_clear_flush_young
 from smpmmu.kernel.rmap import page_check_address
 from smpmmu.machine.entries import PAGE_TABLE, entry
-from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER, PAGE_SIZE, VERSION_SHIFT, Memory
+from smpmmu.machine.memory import (
+    NON_PAE,
+    OWNER_SHIFT,
+    PAGE_OWNER,
+    PAGE_SIZE,
+    VERSION_SHIFT,
+    Memory,
+    Paging,
+)
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
@@ -47,8 +55,10 @@ from smpmmu.scenarios.allocation import (
     NATIVELY,
     By,
     demand_normal_when_free,
+    directories,
     free,
     hypervisor_of,
+    links,
     must_reach,
     vcpu,
 )
@@ -61,6 +71,7 @@ from smpmmu.scenarios.common import (
     TABLE,
     TOUCHED,
     UNTOUCHED,
+    in_both_modes,
     install_walker,
 )
 from smpmmu.scenarios.mmu_gather import install_device
@@ -109,8 +120,10 @@ async def reuse(cpu: Cpu, vma: VmAreaStruct) -> None:
 
 
 @scenario(
-    variant("native", holds(NATIVELY), by=By.NATIVE),
-    variant("vmi", holds(BEFORE_POOL), by=By.PAGE_TYPES),
+    *in_both_modes(
+        variant("native", holds(NATIVELY), by=By.NATIVE),
+        variant("vmi", holds(BEFORE_POOL), by=By.PAGE_TYPES),
+    ),
     variant("vmi_promises", holds(BEFORE_POOL), by=By.PROMISES),
     variant("vmi_full_at_each", holds(BEFORE_POOL), by=By.PAGE_TYPES, gather=1),
     variant("released_after_remove", violated(FREE_FRAMES_ARE_NORMAL, DRAFT), by=By.PAGE_TYPES,
@@ -142,11 +155,15 @@ def free_pgtables(
     file: bool = False,
     unlinks_first: bool = True,
     fast: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """Two page tables are unmapped and freed while others use them, walk to them, or take them."""
     numbers = (0,) if fast else (0, 1)
-    tables = ((0, TABLE), (1, OTHER_TABLE))
-    mm, other = MmStruct(1, PGD, tables, numbers), MmStruct(2, OTHER_PGD, cpus=(2,))
+    tables = ((0, TABLE), (OTHER_ADDR >> paging.pmd_shift, OTHER_TABLE))
+    pd, other_pd = directories(paging, (PGD, OTHER_PGD), ADDR)
+    pmds = ((0, pd),) if paging.is_pae else ()
+    mm = MmStruct(1, PGD, tables, numbers, pmds=pmds, paging=paging)
+    other = MmStruct(2, OTHER_PGD, cpus=(2,), paging=paging)
     vma = VmAreaStruct(mm, ADDR, OTHER_ADDR + PAGE_SIZE, file)
     linux = Linux(
         page_hooks=PageHooks(free_tlb=free_tlb), frames=TABLES, gather=gather,
@@ -154,14 +171,15 @@ def free_pgtables(
     )  # fmt: skip
     guest = Memory(
         (
-            (PGD, 0, entry(TABLE, PAGE_TABLE)),
-            (PGD, 1, entry(OTHER_TABLE, PAGE_TABLE)),
+            *links(paging, (PGD, OTHER_PGD), ADDR),
+            *((pd, index, entry(table, PAGE_TABLE)) for index, table in tables),
             (TABLE, 1, entry(PAGE, TOUCHED)),
             (OTHER_TABLE, 0, entry(SECOND_PAGE, TOUCHED)),
         ),
         owners=((OTHER_PAGE, 2),),
+        paging=paging,
     )
-    frames = ((PGD, PD), (OTHER_PGD, PD), (TABLE, PT), (OTHER_TABLE, PT))
+    frames = ((pd, PD), (other_pd, PD), (TABLE, PT), (OTHER_TABLE, PT))
     hypervisor = hypervisor_of(by, frames)
     pages = (ADDR, OTHER_ADDR)
     cpu0 = vcpu(setup, 0, mm, guest, hypervisor, pages, linux=linux)

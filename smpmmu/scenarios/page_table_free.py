@@ -45,7 +45,15 @@ from smpmmu.kernel.pgtable import ptep_clear_flush_young
 from smpmmu.kernel.rmap import page_check_address
 from smpmmu.kernel.smp import flush_tlb_page
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_PRESENT, PAGE_TABLE, entry
-from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER, PAGE_SIZE, VERSION_SHIFT, Memory
+from smpmmu.machine.memory import (
+    NON_PAE,
+    OWNER_SHIFT,
+    PAGE_OWNER,
+    PAGE_SIZE,
+    VERSION_SHIFT,
+    Memory,
+    Paging,
+)
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
@@ -54,12 +62,24 @@ from smpmmu.scenarios.allocation import (
     NATIVELY,
     By,
     demand_normal_when_free,
+    directories,
     free,
     hypervisor_of,
+    links,
     must_reach,
     vcpu,
 )
-from smpmmu.scenarios.common import ADDR, CLEAN, PAGE, PGD, TABLE, TOUCHED, UNTOUCHED
+from smpmmu.scenarios.common import (
+    ADDR,
+    CLEAN,
+    PAGE,
+    PGD,
+    TABLE,
+    TOUCHED,
+    UNTOUCHED,
+    in_both_modes,
+    page_of,
+)
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -122,6 +142,7 @@ async def reuse(cpu: Cpu, vma: VmAreaStruct) -> None:
 
 
 @scenario(
+    *in_both_modes(
     variant("native", holds(NATIVELY), by=By.NATIVE),
     variant("vmi", holds(BEFORE_POOL), by=By.PAGE_TYPES),
     variant("vmi_promises", holds(BEFORE_POOL), by=By.PROMISES),
@@ -152,6 +173,7 @@ async def reuse(cpu: Cpu, vma: VmAreaStruct) -> None:
     variant("released_twice_promises",
             violated(MAPPED_PAGES_ARE_REACHABLE, "as the draft's only one"),
             by=By.PROMISES, free_tlb=Place.TWICE),
+    ),
     variant("walker_under_ptl", holds(PINNED), by=By.PAGE_TYPES, walker=Late.UNDER_PTL),
     variant("walker_under_rmap_lock", holds(PINNED), by=By.PAGE_TYPES,
             walker=Late.UNDER_RMAP_LOCK),
@@ -182,18 +204,27 @@ def page_table_free(
     record: Record = Record.ADDRESS,
     tracking: bool = True,
     ipis_drain: bool = True,
+    paging: Paging = NON_PAE,
 ) -> None:
     """A page table is unmapped and freed while others use it, walk to it, or take its frame."""
-    mm, other = MmStruct(1, PGD, ((0, TABLE),), (0, 1)), MmStruct(2, OTHER_PGD, cpus=(2,))
+    used, (pd, other_pd) = page_of(paging), directories(paging, (PGD, OTHER_PGD), ADDR)
+    pmds = ((0, pd),) if paging.is_pae else ()
+    mm = MmStruct(1, PGD, ((0, TABLE),), (0, 1), pmds=pmds, paging=paging)
+    other = MmStruct(2, OTHER_PGD, cpus=(2,), paging=paging)
     vma, other_vma = VmAreaStruct(mm, ADDR, ADDR + PAGE_SIZE), VmAreaStruct(other)
     hooks = PageHooks(free_tlb=free_tlb)
     linux = Linux(page_hooks=hooks, frames=(TABLE,), gather=gather, macros_flush=walker is None)
     pte = TOUCHED if walker is None else CLEAN
     guest = Memory(
-        ((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, pte))),
+        (
+            *links(paging, (PGD, OTHER_PGD), ADDR),
+            (pd, 0, entry(TABLE, PAGE_TABLE)),
+            (TABLE, 1, entry(used, pte)),
+        ),
         owners=((OTHER_PAGE, 2),),
+        paging=paging,
     )
-    frames = ((PGD, PD), (OTHER_PGD, PD), (TABLE, PT))
+    frames = ((pd, PD), (other_pd, PD), (TABLE, PT))
     knobs = Hypervisor(record=record, tracking=tracking, ipis_drain=ipis_drain)
     hypervisor = hypervisor_of(by, frames, knobs=knobs)
     cpu0, cpu1 = (vcpu(setup, n, mm, guest, hypervisor, (ADDR,), linux=linux) for n in (0, 1))
@@ -206,7 +237,7 @@ def page_table_free(
     setup.cpu(2, call(reuse, cpu2, other_vma))
     demand_normal_when_free(setup, cpu0, (TABLE,))
     owner = value(guest.page(TABLE)) & PAGE_OWNER
-    page = value(guest.page(PAGE)) >> VERSION_SHIFT
+    page = value(guest.page(used)) >> VERSION_SHIFT
     setup.sometimes("the frame was reused", finished("cpu2") & (owner == 2 << OWNER_SHIFT))
     setup.sometimes("nobody wanted the frame", finished("cpu0") & free(cpu0, TABLE))
     setup.sometimes("the page was used first", finished("cpu1") & (page != 0))

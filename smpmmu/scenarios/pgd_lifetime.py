@@ -18,6 +18,10 @@ Copy, announcement and listing are one critical section, so that whoever changes
 entries either is seen by the copy or finds the directory on the list. As merged the directory is
 released while it is on the list, and who walks the list then writes to a frame that the hypervisor
 takes for data.
+
+With PAE the new root's last entry leads to the one directory that all have for the kernel. There is
+nothing else to copy, no lock, no hook and no list; what cpu1 changes there, all find. (The root's
+other directories are the business of `pae_pgd`.)
 """
 
 from __future__ import annotations
@@ -43,19 +47,29 @@ from smpmmu.kernel.pageattr import PAGE_KERNEL_LARGE, linear
 from smpmmu.kernel.paravirt import Linux
 from smpmmu.kernel.pgd import kmem_cache_shrink, pgd_alloc, pgd_free, pgd_list
 from smpmmu.machine.entries import PAGE_PSE, entry
-from smpmmu.machine.memory import PAGE_FROZEN, VERSION_SHIFT, Memory
+from smpmmu.machine.memory import (
+    NON_PAE,
+    PAE,
+    PAGE_FROZEN,
+    VERSION_SHIFT,
+    Memory,
+    Paging,
+    pgd_index,
+    pmd_index,
+)
 from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.allocation import (
     NATIVELY,
     By,
     demand_normal_when_free,
+    directories,
     free,
     hypervisor_of,
+    links,
     vcpu,
 )
 from smpmmu.scenarios.change_page_attr import (
-    INDEX,
     PAGE,
     SPLIT,
     make_read_only,
@@ -67,7 +81,7 @@ from smpmmu.scenarios.common import PGD
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
-NEW_PGD = 0x31
+NEW_PGD, PMDS = 0x31, (0x50, 0x51, 0x52)
 MM, NEW_MM = MmStruct(1, PGD, cpus=(0, 1)), MmStruct(2, NEW_PGD)
 
 
@@ -93,6 +107,7 @@ LOST_CLONE = "the directory is listed; the walk's update falls into the copying 
 EARLY_CLONE = "the shadow is copied before the walk, of which the directory is not yet part"
 STILL_LISTED = "55a8ba4b7f7 (2.6.29) releases after the list removal; as merged it is before"
 STILL_WHOLE = "nothing is shadowed of a released frame, and nobody runs on it"
+SHARED = "PAE: the kernel has one page directory, and every root leads to it"
 FORGOTTEN = "6194ba6ff6c (2.6.25) lost the release; frames stayed typed as roots"
 
 AS_MERGED = PageHooks(split_zeroed=True)
@@ -104,7 +119,7 @@ async def make(cpu: Cpu, *, cycle: bool) -> None:
     if not await pgd_alloc(cpu):
         return
     if cycle:
-        await pgd_free(cpu)
+        await pgd_free(cpu, NEW_PGD)
         if not await pgd_alloc(cpu):
             return
     there = await context_switch(cpu, MM, NEW_MM)
@@ -155,6 +170,9 @@ def hooks(**places: object) -> PageHooks:
     variant("destroyed_released_twice",
             violated(ONLY_ANNOUNCED_FRAMES_ARE_RELEASED, "set_page_type: NORMAL already"),
             by=By.PAGE_TYPES, does=Does.DESTROY, hooks=hooks(dtor=Place.TWICE), alone=True),
+    variant("native_pae", holds(SHARED), by=By.NATIVE, paging=PAE),
+    variant("vmi_pae", holds(SHARED), by=By.PAGE_TYPES, paging=PAE),
+    variant("vmi_promises_pae", holds(SHARED), by=By.PROMISES, paging=PAE),
 )  # fmt: skip
 def pgd_lifetime(
     setup: Setup,
@@ -165,21 +183,31 @@ def pgd_lifetime(
     compares_clones: bool = False,
     short: bool = False,
     alone: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """A directory comes or goes, while the entries that all directories share are changed."""
     there = does is Does.DESTROY
-    frames = ((INIT_MM.pgd, PD), (PGD, PD), (NEW_PGD, PD if there else NORMAL), (SPLIT, NORMAL))
+    pages = (linear(PAGE),)
+    roots = (INIT_MM.pgd, PGD, NEW_PGD) if there else (INIT_MM.pgd, PGD)
+    known = directories(paging, roots, linear(PAGE))
+    new = (NEW_PGD,) if not there and not paging.is_pae else ()
+    pmds = PMDS if paging.is_pae else ()
+    frames = (*((each, PD) for each in known), *((each, NORMAL) for each in (*new, *pmds, SPLIT)))
     hypervisor = hypervisor_of(by, frames, compares_clones=compares_clones)
     pgds = ((MM.number, PGD), (NEW_MM.number, NEW_PGD))
     linux = Linux(
-        page_hooks=hooks, frames=(SPLIT,), pgds=pgds, listed=0b11 if there else 0b01, short=short
-    )
-    roots = (INIT_MM.pgd, PGD, NEW_PGD) if there else (INIT_MM.pgd, PGD)
+        page_hooks=hooks, frames=(SPLIT,), pgds=pgds, listed=0b11 if there else 0b01, short=short,
+        pmds=pmds,
+    )  # fmt: skip
+    index = pmd_index(linear(PAGE), paging)
     guest = Memory(
-        tuple((root, INDEX, entry(0, PAGE_KERNEL_LARGE)) for root in roots),
-        owners=((SPLIT, 0), *(() if there else ((NEW_PGD, 0),))),
+        (
+            *links(paging, roots, linear(PAGE)),
+            *((each, index, entry(0, PAGE_KERNEL_LARGE)) for each in known),
+        ),
+        owners=tuple((each, 0) for each in (SPLIT, *pmds, *(() if there else (NEW_PGD,)))),
+        paging=paging,
     )
-    pages = (linear(PAGE),)
     mms = () if there else (MM, NEW_MM)
     cpu0 = vcpu(setup, 0, MM, guest, hypervisor, pages, linux=linux, mms=mms)
     cpu1 = vcpu(setup, 1, MM, guest, hypervisor, pages, linux=linux)
@@ -195,10 +223,12 @@ def pgd_lifetime(
     if by is not By.PAGE_TYPES:
         setup.sometimes("the page was promised", page & PAGE_FROZEN != 0)
     listed = value(pgd_list(cpu0)) & NEW_MM.number != 0
-    large = value(guest.table(INIT_MM.pgd, INDEX)) & PAGE_PSE != 0
+    if paging.is_pae:
+        listed = value(guest.table(NEW_PGD, pgd_index(linear(PAGE), paging))) != 0
+    large = value(guest.table(known[0], index)) & PAGE_PSE != 0
     changed = ~listed if there else listed
-    setup.sometimes("the list was changed before the entry", changed & large)
-    setup.sometimes("the entry was changed before the list", ~changed & ~large)
+    setup.sometimes("the root was made or freed before the change", changed & large)
+    setup.sometimes("the change came before the root was made or freed", ~changed & ~large)
     demand_normal_when_free(setup, cpu0, (SPLIT, NEW_PGD))
     if there:
         return

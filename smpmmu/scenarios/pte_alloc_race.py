@@ -32,7 +32,7 @@ from smpmmu.kernel.page_alloc import install_shortage
 from smpmmu.kernel.page_hooks import PageHooks, Place
 from smpmmu.kernel.paravirt import Linux
 from smpmmu.kernel.pgalloc import handle_mm_fault
-from smpmmu.machine.memory import VERSION_SHIFT, Memory
+from smpmmu.machine.memory import NON_PAE, VERSION_SHIFT, Memory, Paging
 from smpmmu.machine.walker import Access, user_write
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.allocation import (
@@ -42,12 +42,14 @@ from smpmmu.scenarios.allocation import (
     REUSABLE,
     By,
     demand_normal_when_free,
+    directory,
     free,
     hypervisor_of,
+    links,
     must_reach,
     vcpu,
 )
-from smpmmu.scenarios.common import ADDR, PAGE, PGD, UNTOUCHED
+from smpmmu.scenarios.common import ADDR, PGD, UNTOUCHED, in_both_modes, page_of
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -65,11 +67,12 @@ async def touch(cpu: Cpu) -> None:
     """Use the page for the first time, as a program does: fault, and try again."""
     if await user_write(cpu, ADDR) is Access.DONE:
         return
-    if not await handle_mm_fault(cpu, VMA, ADDR, PAGE, UNTOUCHED):
+    if not await handle_mm_fault(cpu, VMA, ADDR, page_of(cpu.memory.paging), UNTOUCHED):
         must_reach(cpu, await user_write(cpu, ADDR))
 
 
 @scenario(
+    *in_both_modes(
     variant("native", holds(NATIVELY), by=By.NATIVE),
     variant("vmi", holds(f"{MERGED}: in pmd_populate, before the link"), by=By.PAGE_TYPES),
     variant("vmi_promises", holds(f"{MERGED}: in pmd_populate, before the link"), by=By.PROMISES),
@@ -88,23 +91,31 @@ async def touch(cpu: Cpu) -> None:
     variant("announced_when_allocated",
             violated(FREE_FRAMES_ARE_NORMAL, "the loser frees a table that it has announced"),
             by=By.PAGE_TYPES, hooks=EARLY),
+    )
 )  # fmt: skip
 def pte_alloc_race(
-    setup: Setup, *, by: By, hooks: PageHooks | None = None, short: bool = False
+    setup: Setup,
+    *,
+    by: By,
+    hooks: PageHooks | None = None,
+    short: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """Two threads need the same page table: when is it announced, and whose?"""
     linux = Linux(page_hooks=hooks or PageHooks(), frames=REUSABLE, short=short)
-    guest = Memory(owners=tuple((frame, 0) for frame in REUSABLE))
-    hypervisor = hypervisor_of(by, ((PGD, PD), *((frame, NORMAL) for frame in REUSABLE)))
+    owners = tuple((frame, 0) for frame in REUSABLE)
+    guest = Memory(links(paging, (PGD,), ADDR), owners=owners, paging=paging)
+    pd = directory(paging, PGD, ADDR)
+    hypervisor = hypervisor_of(by, ((pd, PD), *((frame, NORMAL) for frame in REUSABLE)))
     cpus = [vcpu(setup, n, MM, guest, hypervisor, (ADDR,), linux=linux) for n in (0, 1)]
     for cpu in cpus:
         setup.cpu(cpu.number, call(touch, cpu))
     if short:
         install_shortage(setup)
     demand_normal_when_free(setup, cpus[0], REUSABLE)
-    linked = value(guest.table(PGD, 0))
+    linked = value(guest.table(pd, 0))
     first, second = (free(cpus[0], frame) for frame in REUSABLE)
-    written = value(guest.page(PAGE)) >> VERSION_SHIFT
+    written = value(guest.page(page_of(paging))) >> VERSION_SHIFT
     both = finished("cpu0") & finished("cpu1")
     setup.sometimes("a table was freed by its loser", all_of(both, linked != 0, first | second))
     setup.sometimes("both had a table", ~first & ~second)

@@ -12,6 +12,8 @@
 
 Neither the copying nor the filling of the table takes a lock. So the announcement must come before
 the link for the sake of everybody who sees it, and a table of the kernel is never released.
+
+With PAE all roots lead to one directory of the kernel: nothing is copied, and nobody faults for it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from smpmmu.engine.local import call
 from smpmmu.engine.routines import bug_on
 from smpmmu.hypervisor.page_types import (
     NORMAL,
+    ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
     PD,
     TABLES_ARE_ANNOUNCED_WHEN_LINKED,
     TABLES_ARE_UNLINKED_WHEN_RELEASED,
@@ -41,7 +44,7 @@ from smpmmu.kernel.vmalloc import (
 from smpmmu.kernel.vmalloc import (
     vmalloc_fault as do_vmalloc_fault,
 )
-from smpmmu.machine.memory import PAGE_SIZE, Memory, pgd_index
+from smpmmu.machine.memory import NON_PAE, PAE, PAGE_SIZE, Memory, Paging, pmd_index
 from smpmmu.machine.supervisor import kernel_read
 from smpmmu.machine.walker import Access
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
@@ -52,19 +55,21 @@ from smpmmu.scenarios.allocation import (
     REUSABLE,
     By,
     demand_normal_when_free,
+    directories,
     free,
     hypervisor_of,
+    links,
     must_reach,
     vcpu,
 )
-from smpmmu.scenarios.common import PGD
+from smpmmu.scenarios.common import PGD, in_both_modes
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
 MM, OTHER_MM = MmStruct(1, PGD, cpus=(0, 1)), MmStruct(2, 0x11)
 AREAS = ((VMALLOC_START, 0x51), (VMALLOC_START + PAGE_SIZE, 0x52))
-INDEX = pgd_index(VMALLOC_START)
+ROOTS = (INIT_MM.pgd, MM.pgd, OTHER_MM.pgd)
 
 
 class Does(enum.Enum):
@@ -87,6 +92,10 @@ NEVER_FREED = (
     "vmalloc_fault takes no lock since kernel page tables are never freed: copies of the entry "
     "lead to it"
 )
+STILL_FILLED = (
+    "with PAE the one directory leads to it, so that it can be unlinked; but another CPU has found "
+    "it linked, without a lock, and fills it"
+)
 
 
 async def use(cpu: Cpu, addr: int) -> None:
@@ -107,16 +116,13 @@ async def vmap(cpu: Cpu, addr: int, page: int, does: Does) -> None:
 
 
 @scenario(
+    *in_both_modes(
     variant("native", holds(NATIVELY), by=By.NATIVE),
     variant("vmi", holds(f"{MERGED}: in pmd_populate_kernel, before the link"), by=By.PAGE_TYPES),
     variant("vmi_promises", holds(f"{MERGED}: in pmd_populate_kernel, before the link"),
             by=By.PROMISES),
     variant("vmi_out_of_memory", holds("a frame that was never had is never announced"),
             by=By.PAGE_TYPES, short=True),
-    variant("vmi_sync", holds("vmalloc_sync_one copies what vmalloc_fault would"),
-            by=By.PAGE_TYPES, does=Does.SYNC),
-    variant("vmi_unmap", holds("unmapping clears entries and leaves the table"),
-            by=By.PAGE_TYPES, does=Does.UNMAP),
     variant("not_announced", violated(TABLES_ARE_ANNOUNCED_WHEN_LINKED, NO_LOCK),
             by=By.PAGE_TYPES, populate=Place.MISSING),
     variant("not_announced_promises",
@@ -126,8 +132,17 @@ async def vmap(cpu: Cpu, addr: int, page: int, does: Does) -> None:
             by=By.PAGE_TYPES, populate=Place.AFTER),
     variant("announced_after_link_promises", violated(MAPPED_PAGES_ARE_REACHABLE, NO_LOCK),
             by=By.PROMISES, populate=Place.AFTER),
+    ),
+    variant("vmi_sync", holds("vmalloc_sync_one copies what vmalloc_fault would"),
+            by=By.PAGE_TYPES, does=Does.SYNC),
+    variant("vmi_unmap", holds("unmapping clears entries and leaves the table"),
+            by=By.PAGE_TYPES, does=Does.UNMAP),
     variant("table_freed", violated(TABLES_ARE_UNLINKED_WHEN_RELEASED, NEVER_FREED),
             by=By.PAGE_TYPES, does=Does.UNMAP_TABLE),
+    variant("vmi_unmap_pae", holds("unmapping clears entries and leaves the table"),
+            by=By.PAGE_TYPES, does=Does.UNMAP, paging=PAE),
+    variant("table_freed_pae", violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, STILL_FILLED),
+            by=By.PAGE_TYPES, does=Does.UNMAP_TABLE, paging=PAE),
 )  # fmt: skip
 def vmalloc_fault(
     setup: Setup,
@@ -136,17 +151,20 @@ def vmalloc_fault(
     does: Does = Does.USE,
     populate: Place = Place.BEFORE,
     short: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """Kernel page tables are linked once, in init_mm, and copied where they are missed."""
     linux = Linux(page_hooks=PageHooks(populate=populate), frames=REUSABLE, short=short)
-    guest = Memory(owners=tuple((frame, 0) for frame in REUSABLE))
+    owners = tuple((frame, 0) for frame in REUSABLE)
+    guest = Memory(links(paging, ROOTS, VMALLOC_START), owners=owners, paging=paging)
     frames = tuple((frame, NORMAL) for frame in REUSABLE)
-    roots = tuple((mm.pgd, PD) for mm in (INIT_MM, MM, OTHER_MM))
-    hypervisor = hypervisor_of(by, (*roots, *frames))
+    known = directories(paging, ROOTS, VMALLOC_START)
+    hypervisor = hypervisor_of(by, (*((each, PD) for each in known), *frames))
     pages = tuple(addr for addr, _ in AREAS)
     cpu0, cpu1 = (vcpu(setup, n, MM, guest, hypervisor, pages, linux=linux) for n in (0, 1))
     setup.cpu(0, call(vmap, cpu0, *AREAS[0], does))
-    copies = [value(guest.table(mm.pgd, INDEX)) for mm in (INIT_MM, MM, OTHER_MM)]
+    index = pmd_index(VMALLOC_START, paging)
+    copies = [value(guest.table(each, index)) for each in known]
     if does is Does.SYNC:
         setup.cpu(1, call(vmalloc_sync_all, cpu1, (MM, OTHER_MM), irqsave=True))
         setup.sometimes("all directories have the entry", (copies[1] != 0) & (copies[2] != 0))
@@ -158,5 +176,6 @@ def vmalloc_fault(
         nothing = finished("cpu0") & finished("cpu1") & (copies[0] == 0)
         setup.sometimes("there was no memory", nothing)
         install_shortage(setup)
-    setup.sometimes("the entry was copied", copies[1] != 0)
+    if not paging.is_pae:
+        setup.sometimes("the entry was copied", copies[1] != 0)
     demand_normal_when_free(setup, cpu0, REUSABLE)

@@ -33,7 +33,7 @@ from smpmmu.kernel.pgalloc import ENOMEM, handle_mm_fault, pmd_populate, pte_all
 from smpmmu.kernel.pgd import kmem_cache_shrink, pgd_alloc, pgd_free, pgd_list_add
 from smpmmu.kernel.vmalloc import VMALLOC_START, map_vm_area, unmap_vm_area, vmalloc_fault
 from smpmmu.machine.entries import KERNPG_TABLE, PAGE_TABLE, entry
-from smpmmu.machine.memory import PAGE_OWNER, PAGE_SIZE, Memory
+from smpmmu.machine.memory import NON_PAE, PAGE_OWNER, PAGE_SIZE, Memory
 from tests.machines import (
     ADDR,
     MM,
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 VMA = VmAreaStruct(MM, ADDR, ADDR + PAGE_SIZE)
 OUT = Word("returned", 32)
-PMD = pmd_offset(PGD, ADDR)
+PMD = NON_PAE.entry_at(PGD, 0)
 NEW_PGD, NEW_TABLE = 0x31, 0x40
 HIGH = linear(PAGE)
 LARGE = entry(0, PAGE_KERNEL_LARGE)
@@ -178,14 +178,16 @@ def test_in_fast_mode_pages_go_before_the_flush() -> None:
 
 def test_a_directory_is_constructed_once() -> None:
     cpu = one_cpu((INIT_MM.pgd, 768, LARGE), (NEW_PGD, 0, 0x5A), pages=(ADDR, HIGH))
-    again = (call(pgd_free, cpu), call(returned, cpu, pgd_alloc))
+    again = (call(pgd_free, cpu, NEW_PGD), call(returned, cpu, pgd_alloc))
     run = alone(call(returned, cpu, pgd_alloc), *again)
     values, steps = ended(run), labels(run)
     assert values["returned"] == NEW_PGD
     assert (values["0x31[0]"], values["0x31[768]"]) == (0, LARGE)
     assert values["pgd_list"] == 0b11
     assert sum(step.startswith("store 0x31[768]") for step in steps) == 1
-    values = ended(alone(call(pgd_alloc, cpu), call(pgd_free, cpu), call(kmem_cache_shrink, cpu)))
+    values = ended(
+        alone(call(pgd_alloc, cpu), call(pgd_free, cpu, NEW_PGD), call(kmem_cache_shrink, cpu))
+    )
     assert (values["pgd_list"], values["page 0x31"] & PAGE_OWNER) == (1, 0)
 
 
@@ -280,7 +282,9 @@ def test_boot_maps_low_memory(*, pse: bool) -> None:
 
 
 def test_offsets() -> None:
-    assert pmd_offset(PGD, 0xC0000000) == 0x1C00
-    assert pte_offset_kernel(entry(TABLE, PAGE_TABLE), ADDR) == MM.pte_offset(ADDR)
+    assert (
+        ended(alone(call(returned, one_cpu(), pmd_offset, PGD, 0xC0000000)))["returned"] == 0x1C00
+    )
+    assert pte_offset_kernel(one_cpu(), entry(TABLE, PAGE_TABLE), ADDR) == MM.pte_offset(ADDR)
     assert PageHooks().dtor is Place.BEFORE
     assert MmStruct(2, NEW_PGD).number == 2

@@ -44,6 +44,8 @@ class Line:
         hook: the hook that it calls or declares.
         text: the line, shortened.
         note: why nothing that holds rests on it, if nothing does.
+        by: the function that models it, where its name differs from the C's.
+        number: which of that function's calls of the hook it is, where knobs have several.
     """
 
     hunk: str
@@ -51,16 +53,19 @@ class Line:
     hook: str
     text: str
     note: str = ""
+    by: str = ""
+    number: int = 1
 
     def removal(self, mutants: Iterable[Mutant]) -> Mutant | None:
         """Return the mutant that lacks this line, if the line is modelled."""
-        name = self.around.lstrip("_")
+        name = self.by or self.around.lstrip("_")
+        found = []
         for mutant in mutants:
             called = mutant.text.removeprefix("await ").split("(")[0].rpartition(".")[2]
             wanted = called in (self.hook, f"paravirt_{self.hook}")
             if wanted and mutant.mutation == "removed" and mutant.function == name:
-                return mutant
-        return None
+                found.append(mutant)
+        return found[self.number - 1] if len(found) >= self.number else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,8 @@ def patches(file: Path = PATCHES) -> list[Patch]:
                     line["hook"],
                     line["text"],
                     " ".join(line.get("note", "").split()),
+                    line.get("by", ""),
+                    line.get("number", 1),
                 )
                 for line in each["lines"]
             ),

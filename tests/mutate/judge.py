@@ -70,7 +70,7 @@ class Subject:
 
 NOT_JUDGED = {
     "boot.py", "free_pgtables.py", "init.py", "page_hooks.py", "pageattr.py", "paravirt.py",
-    "pgalloc.py", "pgd.py", "pgtable_3level.py", "pmd_alloc.py", "tlb.py", "vmalloc.py",
+    "pgalloc.py", "pgd.py", "pgtable_3level.py", "pmd_alloc.py", "slab.py", "tlb.py", "vmalloc.py",
 }  # fmt: skip
 """Modules whose mutants nobody has judged yet: page tables that come and go, and PAE's words."""
 

@@ -11,6 +11,7 @@ from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, NO_WRITE_AFTER_PROMI
 from smpmmu.scenarios import FAMILIES, NAMES
 from smpmmu.scenarios.allocation import MAPPED_PAGES_ARE_REACHABLE, By
 from smpmmu.scenarios.change_page_attr import LINEAR_MAP_IS_ALWAYS_MAPPED
+from smpmmu.scenarios.pae_pgd import KEPT_DIRECTORIES_ARE_ANNOUNCED, NO_FREED_DIRECTORY_IS_KEPT
 from smpmmu.targets import find, one
 
 FAMILY = FAMILIES["page_tables"]
@@ -45,6 +46,18 @@ VIOLATED = {
     "pgd_lifetime/destroyed": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
     "pgd_lifetime/destroyed_not_released": types.FREE_FRAMES_ARE_NORMAL,
     "pgd_lifetime/destroyed_released_twice": types.ONLY_ANNOUNCED_FRAMES_ARE_RELEASED,
+    "pae_pgd/not_announced": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "pae_pgd/not_announced_promises": MAPPED_PAGES_ARE_REACHABLE,
+    "pae_pgd/given_up_not_released": types.FREE_FRAMES_ARE_NORMAL,
+    "pae_pgd/given_up_released_after": types.FREE_FRAMES_ARE_NORMAL,
+    "pae_pgd/given_up_released_after_promises": MAPPED_PAGES_ARE_REACHABLE,
+    "pae_pgd/given_up_released_twice": types.ONLY_ANNOUNCED_FRAMES_ARE_RELEASED,
+    "pae_pgd/freed_not_released": types.FREE_FRAMES_ARE_NORMAL,
+    "pae_pgd/freed_released_after": types.FREE_FRAMES_ARE_NORMAL,
+    "pae_pgd/freed_released_after_promises": MAPPED_PAGES_ARE_REACHABLE,
+    "pae_pgd/freed_released_twice": types.ONLY_ANNOUNCED_FRAMES_ARE_RELEASED,
+    "pae_pgd/borrowed_dropped_before_switch_native": NO_FREED_DIRECTORY_IS_KEPT,
+    "pae_pgd/borrowed_dropped_before_switch": KEPT_DIRECTORIES_ARE_ANNOUNCED,
     "change_page_attr/split": types.ANNOUNCED_FRAMES_ARE_ZERO,
     "change_page_attr/split_not_announced": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
     "change_page_attr/split_not_announced_promises": LINEAR_MAP_IS_ALWAYS_MAPPED,
@@ -68,10 +81,21 @@ VIOLATED = {
     "boot_page_tables/boot_tables_claim_zero": types.ANNOUNCED_FRAMES_ARE_ZERO,
     "boot_page_tables/fixmap_not_announced": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
     "boot_page_tables/fixmap_announced_after_link": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "boot_page_tables/directory_not_announced_pae": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
+    "boot_page_tables/directory_not_announced_promises_pae": LINEAR_MAP_IS_ALWAYS_MAPPED,
+    "boot_page_tables/fixmap_not_announced_pae": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
+    "boot_page_tables/fixmap_announced_after_link_pae": types.TABLES_ARE_ANNOUNCED_WHEN_LINKED,
 }
+IN_BOTH_MODES = ("pte_alloc_race", "page_table_free", "change_page_attr", "vmalloc_fault")
+VIOLATED |= {
+    f"{name}_pae": broken
+    for name, broken in VIOLATED.items()
+    if name.split("/")[0] in IN_BOTH_MODES and "walker" not in name
+} | {"vmalloc_fault/table_freed_pae": types.ONLY_ANNOUNCED_FRAMES_ARE_UPDATED}
 PROMISES = {
     NO_ACCESS_TO_FREED_FRAME,
     NO_WRITE_AFTER_PROMISE,
+    NO_FREED_DIRECTORY_IS_KEPT,
     LINEAR_MAP_IS_ALWAYS_MAPPED,
     MAPPED_PAGES_ARE_REACHABLE,
 }
@@ -89,10 +113,21 @@ REPAIRS = {
     "free_pgtables/fast_released_after_remove": "free_pgtables/fast_vmi",
     "change_page_attr/split": "change_page_attr/split_zeroed_page",
     "change_page_attr/revert": "change_page_attr/revert_released_after",
+    "change_page_attr/revert_pae": "change_page_attr/revert_released_after_pae",
+    "change_page_attr/revert_promises_pae": "change_page_attr/revert_released_after_promises_pae",
+    "change_page_attr/split_pae": "change_page_attr/split_zeroed_page_pae",
+    "change_page_attr/both_native_pae": "change_page_attr/both_native_rechecked_pae",
+    "page_table_free/released_after_remove_pae": "page_table_free/vmi_pae",
     "change_page_attr/revert_promises": "change_page_attr/revert_released_after_promises",
     "change_page_attr/both_native": "change_page_attr/both_native_rechecked",
     "change_page_attr/both_promises": "change_page_attr/both_rechecked_promises",
     "boot_page_tables/vmi": "boot_page_tables/boot_tables_claim_nothing",
+    "pae_pgd/not_announced": "pae_pgd/vmi",
+    "pae_pgd/given_up_released_after_promises": "pae_pgd/vmi_out_of_memory_promises",
+    "pae_pgd/freed_released_after_promises": "pae_pgd/vmi_promises",
+    "pae_pgd/borrowed_dropped_before_switch_native": "pae_pgd/borrowed_native",
+    "pae_pgd/borrowed_dropped_before_switch": "pae_pgd/borrowed",
+    "boot_page_tables/directory_not_announced_pae": "boot_page_tables/vmi_pae",
     "boot_page_tables/vmi_no_pse_promises": "boot_page_tables/boot_tables_no_pse_promises",
 }
 
@@ -107,6 +142,14 @@ def test_what_is_expected() -> None:
     found = {n: t.variant.expected.name for n, t in TARGETS.items() if t.variant.expected}
     assert found.keys() == TARGETS.keys()
     assert {name: broken for name, broken in found.items() if broken} == VIOLATED
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_scenario_is_there_with_pae(name: str) -> None:
+    modes = [t.name.endswith("_pae") or name == "pae_pgd" for t in find(name)]
+    assert any(modes)
+    holding = [t.name for t, pae in zip(find(name), modes, strict=True) if pae]
+    assert set(holding) & set(HOLDING)
 
 
 def test_a_variant_is_judged_by_one_kind_of_property() -> None:
@@ -132,6 +175,9 @@ LIVE = (
     "change_page_attr/revert", "pgd_lifetime/destroyed", "pgd_lifetime/destroyed_released_after",
     "pgd_lifetime/destroyed_not_released",
     "boot_page_tables/boot_tables_claim_nothing", "boot_page_tables/vmi",
+    "boot_page_tables/vmi_pae", "pae_pgd/vmi_out_of_memory", "change_page_attr/revert_pae",
+    "change_page_attr/revert_released_after_pae", "pte_alloc_race/not_announced_pae",
+    "pae_pgd/borrowed_dropped_before_switch",
 )  # fmt: skip
 
 
