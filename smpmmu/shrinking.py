@@ -14,6 +14,7 @@ from smpmmu.engine.live import in_trio, replay
 from smpmmu.engine.program import Role
 from smpmmu.engine.schedule import recorded
 from smpmmu.engine.shrink import MOST_NODES, Shrunk, shrink
+from smpmmu.engine.strategies import UNIFORM
 from smpmmu.replaying import Told, replay_file, replay_seed
 from smpmmu.work import save_schedule
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from smpmmu.engine.run import Run
     from smpmmu.engine.system import System
     from smpmmu.engine.walk import Cost
+    from smpmmu.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,15 @@ def shrink_file(path: Path, *, most: int = MOST_NODES, folder: Path | None = Non
 
 
 def shrink_seed(
-    name: str, seed: int, *, most: int = MOST_NODES, folder: Path | None = None
-) -> Smaller:
+    name: str | Target, seed: int, *, strategy: str = UNIFORM.name, most: int = MOST_NODES,
+    folder: Path | None = None
+) -> Smaller:  # fmt: skip
     """Shrink the violation that a seed of a variant meets.
 
     Raises:
         UsageError: there is no such variant, or nothing is violated.
     """
-    told = replay_seed(name, seed)
+    told = replay_seed(name, seed, strategy=strategy)
     return _smaller(told, f"{told.target.name}, seed {seed}", most, folder)
 
 

@@ -29,7 +29,7 @@ LAYERS = (
     ("work",),
     ("seeds",),
     ("replaying", "stressing"),
-    ("showing", "shrinking"),
+    ("showing", "shrinking", "passing"),
     ("cli",),
     ("__main__",),
 )

@@ -13,6 +13,7 @@ import click
 import smpmmu
 from smpmmu.cli.explore import explore
 from smpmmu.cli.listing import list_
+from smpmmu.cli.passing import passing
 from smpmmu.cli.printing import STATUSES
 from smpmmu.cli.replay import replay
 from smpmmu.cli.show import show
@@ -35,7 +36,7 @@ def cli() -> None:
     """Find SMP races in page-table, TLB and shadow-paging code, or show that there are none."""
 
 
-for command in (explore, list_, replay, show, shrink, stress):
+for command in (explore, list_, passing, replay, show, shrink, stress):
     cli.add_command(command)
 
 

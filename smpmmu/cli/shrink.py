@@ -19,22 +19,30 @@ if TYPE_CHECKING:
 @click.argument("what", metavar="FILE | NAME/VARIANT")
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N",
               help="Shrink what this seed of the variant meets.")  # fmt: skip
+@click.option("--strategy", metavar="STRATEGY", help="Of the seed: uniform, pct:DEPTH, pos, surw.")
 @click.option("--max-nodes", type=click.IntRange(1), metavar="N",
               help="Look at so many states for the proof that nothing is smaller.")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Write the schedule into DIR.")  # fmt: skip
-def shrink(what: str, seed: int | None, max_nodes: int | None, save: Path | None) -> NoReturn:
+def shrink(
+    what: str, seed: int | None, strategy: str | None, max_nodes: int | None, save: Path | None
+) -> NoReturn:
     """Make the violation of a schedule or a seed smaller, the violated property being the same.
 
     Fewest context switches, then preemptions, then choices; then programs and calls are left
     out where that changes neither of the first two.
     """
     from smpmmu.engine.shrink import MOST_NODES
+    from smpmmu.engine.strategies import UNIFORM
     from smpmmu.shrinking import shrink_file, shrink_seed
 
     most = max_nodes or MOST_NODES
     if seed is not None:
-        found = shrink_seed(what, seed, most=most, folder=save)
+        chosen = strategy or UNIFORM.name
+        found = shrink_seed(what, seed, strategy=chosen, most=most, folder=save)
+    elif strategy is not None:
+        msg = "--strategy is for seeds"
+        raise UsageError(msg)
     elif Path(what).suffix == ".schedule" or Path(what).is_file():
         found = shrink_file(Path(what), most=most, folder=save)
     else:

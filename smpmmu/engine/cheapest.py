@@ -9,6 +9,7 @@ know what the words stand for.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,6 @@ from smpmmu.engine.visited import Fingerprints, first_of_each
 from smpmmu.engine.walk import Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from smpmmu.engine.layout import Lanes
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 
 ROWS = 1 << 15
 """Machines expanded at once."""
+
+Visit = Callable[["Block", int, Cost], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,12 @@ class Found:
 
 
 class Cheapest:
-    """One search."""
+    """One search.
+
+    Attributes:
+        nodes: how many pairs of a state and a last context were looked at so far.
+        met: the properties that states violate.
+    """
 
     def __init__(
         self, kernel: Kernel, goal: Goal, start: Block | None = None, last: int | None = None
@@ -93,6 +99,7 @@ class Cheapest:
         self._parents: list[NDArray[np.int64]] = []
         self._lasts: list[NDArray[np.uint8]] = []
         self.nodes = 0
+        self.met: set[str] = set()
         block = start if start is not None else kernel.initial()
         self._put(
             Cost(0, 0, 0),
@@ -109,8 +116,12 @@ class Cheapest:
         begins = [a.positions[0].bug for a in self._kernel.automata if a.positions[0].bug]
         return self._number(sorted(begins)[0]) if begins and start is None else 0
 
-    def run(self, most: int, below: Cost | None = None) -> Found:
-        """Search until the goal, `most` nodes, or a cost that is not `below`."""
+    def run(self, most: int, below: Cost | None = None, visit: Visit | None = None) -> Found:
+        """Search until the goal, `most` nodes, or a cost that is not `below`.
+
+        `visit` is told of all nodes, some at a time, with the number of the first of them and
+        what they cost.
+        """
         while self._heap:
             now = heapq.heappop(self._heap)
             if below is not None and now >= below:
@@ -122,9 +133,11 @@ class Cheapest:
             self.nodes += part.fps.size
             self._parents.append(part.parents)
             self._lasts.append(part.last)
+            if visit is not None:
+                visit(Block(part.lanes, part.fps), first, now)
             goal, alive = self._look(part)
             if goal is not None:
-                return Found(self._way(first + goal), now, self.nodes, complete=True)
+                return Found(self.way(first + goal), now, self.nodes, complete=True)
             if self.nodes > most:
                 return Found(None, now, self.nodes, complete=False)
             for begin in range(0, part.fps.size, ROWS):
@@ -141,7 +154,9 @@ class Cheapest:
         """Return the first node at the goal, and which nodes can go on."""
         alive = part.bugs == 0
         goal = np.zeros(part.fps.size, dtype=np.bool_)
+        self.met |= {self._bugs[bug] for bug in set(part.bugs.tolist()) if bug}
         for name, rows in self._judge.look(Block(part.lanes, part.fps)):
+            self.met.add(name)
             alive[rows] = False
             goal[rows] |= name == self._goal.name
         if self._goal.name in self._bugs[1:]:
@@ -227,7 +242,7 @@ class Cheapest:
         for each in (part, *(p for parts in self._queue.values() for p in parts)):
             each.lanes = layout.repack(before, each.lanes)
 
-    def _way(self, node: int) -> tuple[int, ...]:
+    def way(self, node: int) -> tuple[int, ...]:
         """Return the contexts that moved on the way to a node."""
         starts = np.cumsum([0, *(p.shape[0] for p in self._parents)])
         choices: list[int] = []

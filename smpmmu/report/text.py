@@ -196,13 +196,15 @@ def _violation(row: Row, broken: Broken, page: Page) -> None:
 
 def story(
     steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page,
-    race: Race | None = None, violated: str = ""
+    race: Race | None = None, violated: str = "", marked: int = 0
 ) -> None:  # fmt: skip
     """Add a run as a table, a column per vCPU; interrupts and hardware are marked in theirs.
 
     Where something is violated, `>` marks the step that does it, `*` both of the critical race.
+    Else `*` marks the step numbered `marked`, if it is not 0.
     """
-    _table(steps, columns, page, race, violated=bool(violated))
+    starred = (marked,) if race is None else (race.first, race.second)
+    _table(steps, columns, page, starred, last=len(steps) if violated else 0)
     if violated:
         page.line(_critical(race, len(steps)), indent=2)
 
@@ -225,13 +227,11 @@ def _critical(race: Race | None, steps: int) -> str:
 
 
 def _table(
-    steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page, race: Race | None,
-    *, violated: bool
+    steps: Sequence[Step], columns: Sequence[tuple[str, str]], page: Page,
+    starred: tuple[int, ...], last: int
 ) -> None:  # fmt: skip
     cpus = list(dict.fromkeys(cpu for _, cpu in columns))
     home = dict(columns)
-    starred = (race.first, race.second) if race is not None else ()
-    last = len(steps) if violated else 0
     marks = [
         f"{'>' if n == last else ''}{'*' if n in starred else ''}{n}"
         for n in range(1, len(steps) + 1)
