@@ -477,10 +477,30 @@ def test_what_is_not_awaited_is_told(name: str, users: Users, shell: Shell) -> N
     assert any(call in text for call in ("store(", "load(", "go()", "fetch_add("))
 
 
+USELESS = {
+    "an_old_value": ("old = await fetch_add(W, 1)", "which bits of the old value it returns"),
+    "tested": ("if await fetch_add(W, 1):\n        await go()", "which bits of the old value"),
+    "returned": ("return await store(W, 1)", "must be loaded"),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_what_gives_nothing_and_is_used_is_told(name: str, users: Users, shell: Shell) -> None:
+    text, hint = USELESS[name]
+    body = f"async def bad():\n    {text}\n\n\n"
+    done = shell("explore", users("own.py", HEAD + body + ONE.format(call="bad")))
+    assert (done.status, done.out) == (4, "")
+    assert "() gives, which is 0: " in done.err
+    assert hint in done.err
+    assert done.err.endswith(f"own.py:11: {text.splitlines()[0]}\n")
+
+
 AWAITED = {
+    "with_the_bits": "old = await fetch_add(W, 0, 1)\n    await fetch_add(W, old - 1)",
+    "with_the_bits_by_name": "assert await fetch_add(W, 0, returns=1) == 1",
     "at_once": "assert await load(W) == 1",
     "later": "step = load(W)\n    assert await step == 1",
-    "one_of_two": "assert await (load(W) if W.width else store(W, 0)) == 1",
+    "one_of_two": "assert await (load(W) if W.width else xchg(W, 0)) == 1",
     "passed_on": "await passed(load(W))",
     "in_a_list": "for step in (load(W), load(W)):\n        assert await step == 1",
     "not_a_step": "bug_on(False, 'never')",
@@ -489,7 +509,7 @@ AWAITED = {
 
 @pytest.mark.parametrize("name", AWAITED)
 def test_what_is_awaited_is_accepted(name: str, users: Users, shell: Shell) -> None:
-    helper = "from smpmmu import bug_on\n\n\nasync def passed(step):\n    return await step\n\n\n"
+    helper = "from smpmmu import bug_on, xchg\n\n\nasync def passed(step):\n    return await step\n\n\n"
     body = f"{helper}async def good():\n    await go()\n    {AWAITED[name]}\n\n\n"
     done = shell("explore", users("own.py", HEAD + body + ONE.format(call="good")))
     assert (done.status, done.err) == (0, "")

@@ -1,8 +1,9 @@
-"""Finds a step or a modelled function that is called and not awaited.
+"""Finds a step or a modelled function that is called and not awaited, and a result that is none.
 
 Nothing happens then, and nothing tells: a step that is not awaited is a value that is thrown away,
-and `if load(word):` is always true. It reads bytecode, as `purity.py` does, and passes over what it
-cannot follow. It must not know what the code models.
+and `if load(word):` is always true. What a step returns that returns no bits is 0, whatever was
+there. It reads bytecode, as `purity.py` does, and passes over what it cannot follow. It must not
+know what the code models.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ import linecache
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.errors import ModelError
-from smpmmu.engine.steps import Step
+from smpmmu.engine.steps import (
+    Step,
+    fetch_add,
+    fetch_and,
+    fetch_or,
+    fetch_xor,
+    store,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     import types
@@ -48,6 +57,51 @@ def check_awaited(function: types.FunctionType, codes: tuple[types.CodeType, ...
                     f"nothing happens\n  {code.co_filename}:{line}: {text}"
                 )
                 raise ModelError(msg)
+        for path, line in _used(code):
+            hint = RETURN_NOTHING.get(_resolved(function, path))
+            if hint is not None:
+                text = linecache.getline(code.co_filename, line).strip()
+                msg = (
+                    f"{function.__qualname__} uses what {'.'.join(path)}() gives, which is 0: "
+                    f"{hint}\n  {code.co_filename}:{line}: {text}"
+                )
+                raise ModelError(msg)
+
+
+OLD = "say which bits of the old value it returns, as in `fetch_add(word, 1, word.mask)`"
+READ = "what is in the word afterwards must be loaded"
+RETURN_NOTHING: dict[object, str] = {
+    fetch_add: OLD, fetch_and: OLD, fetch_or: OLD, fetch_xor: OLD, store: READ, wait_until: READ,
+}  # fmt: skip
+"""What returns no bits if it is called without a third argument, and what to do instead."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _used(code: types.CodeType) -> tuple[tuple[Path, int], ...]:
+    """Return the globals that are called with two arguments, awaited, and used for a value."""
+    listing = _listing(code)
+    places = {instruction.offset: index for index, instruction in enumerate(listing)}
+    found = []
+    for index, instruction in enumerate(listing):
+        after = listing[index + 1 : index + 4]
+        awaited = [i.opname for i in after] == ["GET_AWAITABLE", "LOAD_CONST", "SEND"]
+        if instruction.opname != "CALL" or not awaited or instruction.arg != 2:
+            continue
+        end = places[after[-1].argval]
+        end += listing[end].opname == "END_SEND"
+        named = any(i.opname == "KW_NAMES" for i in listing[index - 2 : index])
+        if listing[end].opname != "POP_TOP" and not named:
+            found.append((_called(listing, index), _line(instruction, code)))
+    return tuple((path, line) for path, line in found if path)
+
+
+def _listing(code: types.CodeType) -> list[dis.Instruction]:
+    return [i for i in dis.get_instructions(code) if i.opname != "EXTENDED_ARG"]
+
+
+def _line(instruction: dis.Instruction, code: types.CodeType) -> int:
+    line = instruction.positions.lineno if instruction.positions else None
+    return line or code.co_firstlineno
 
 
 @functools.lru_cache(maxsize=4096)
@@ -55,15 +109,13 @@ def _left(code: types.CodeType) -> tuple[tuple[Path, int], ...]:
     """Return the globals that async code calls and does not await, each with its line."""
     if not code.co_flags & inspect.CO_COROUTINE:
         return ()
-    listing = [i for i in dis.get_instructions(code) if i.opname != "EXTENDED_ARG"]
-    found = []
-    for index, instruction in enumerate(listing):
-        if instruction.opname in CALLS and _is_left(listing, index):
-            path = _called(listing, index)
-            line = instruction.positions.lineno if instruction.positions else None
-            if path:
-                found.append((path, line or code.co_firstlineno))
-    return tuple(found)
+    listing = _listing(code)
+    found = [
+        (_called(listing, index), _line(instruction, code))
+        for index, instruction in enumerate(listing)
+        if instruction.opname in CALLS and _is_left(listing, index)
+    ]
+    return tuple((path, line) for path, line in found if path)
 
 
 def _is_left(listing: list[dis.Instruction], index: int) -> bool:
