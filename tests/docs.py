@@ -6,6 +6,7 @@ checkout). The comment before a block says what it is:
     <!-- file: NAME -->      is written to the file
     <!-- more of: NAME -->   is added to its end
     <!-- checked -->         commands ($) with what they print
+    <!-- not run: WHY -->    is only shown
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from tests.shell import ROOT
 
-DOCUMENTS = ("docs/pytest.md",)
+DOCUMENTS = ("docs/pytest.md", "docs/tutorial.md")
 """The documents of which every block is marked."""
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w*)\n(?P<body>.*?)```\n", re.DOTALL
@@ -49,7 +50,7 @@ def filled(document: str, where: Path) -> str:
 
 
 def output(command: str, where: Path) -> str:
-    """Return what a command prints, standard output before errors, without its times."""
+    """Return what a command prints, standard output before errors, without its times and `where`."""
     program, *arguments = command.split()
     assert program == "python", command
     done = subprocess.run(
@@ -62,6 +63,7 @@ def output(command: str, where: Path) -> str:
         check=False,
     )
     text = SECONDS.sub(r"\1 0.00s", done.stdout + SPEED.sub("", done.stderr)).strip("\n")
+    text = text.replace(f"{where}/", "")
     return f"{text}\n" if text else ""
 
 

@@ -509,7 +509,9 @@ AWAITED = {
 
 @pytest.mark.parametrize("name", AWAITED)
 def test_what_is_awaited_is_accepted(name: str, users: Users, shell: Shell) -> None:
-    helper = "from smpmmu import bug_on, xchg\n\n\nasync def passed(step):\n    return await step\n\n\n"
+    helper = (
+        "from smpmmu import bug_on, xchg\n\n\nasync def passed(step):\n    return await step\n\n\n"
+    )
     body = f"{helper}async def good():\n    await go()\n    {AWAITED[name]}\n\n\n"
     done = shell("explore", users("own.py", HEAD + body + ONE.format(call="good")))
     assert (done.status, done.err) == (0, "")
@@ -522,6 +524,7 @@ def test_a_loop_that_spins_is_told_what_to_do(users: Users, shell: Shell) -> Non
     assert done.status == 4
     assert "spin has taken 1,000 steps in one call, the last 'load w'" in done.err
     assert "`await wait_until(word, value)`" in done.err
+    assert done.err.endswith("own.py:11: while await load(W) == 0:\n")
 
 
 def test_a_misspelt_name_is_told_at_the_users_line(users: Users, shell: Shell) -> None:

@@ -7,6 +7,7 @@ not know about memory or other contexts.
 
 from __future__ import annotations
 
+import linecache
 import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,7 @@ class Activation:
                 f"{self.call.name} has taken {LONGEST_HISTORY:,} steps in one call, the last "
                 f"{step.label!r}; a loop that spins must be a step that waits, `await "
                 "wait_until(word, value)`, and one that tries again `retry`; see docs/modelling.md"
+                f"\n  {self._line()}"
             )
             raise ModelError(msg)
         for frame in self._frames:
@@ -159,6 +161,17 @@ class Activation:
             else:
                 self.held -= {step.word.name}
         return False
+
+    def _line(self) -> str:
+        """Return the line of modelled code that took the last step."""
+        line = ""
+        part: Any = self._coro
+        while part is not None and getattr(part, "cr_frame", None) is not None:
+            file, number = part.cr_frame.f_code.co_filename, part.cr_frame.f_lineno
+            if not _is_engines(file):
+                line = f"{file}:{number}: {linecache.getline(file, number).strip()}"
+            part = part.cr_await
+        return line
 
     def _run(self, send: object, replay: list[Entry]) -> None:
         replay.reverse()
@@ -287,12 +300,11 @@ def model_raised(name: str, error: BaseException) -> ModelError:
 
 
 def _modellers_line(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = ("/smpmmu/engine/", "/smpmmu/__init__.py")
-    own = [
-        f
-        for f in frames
-        if not f.filename.startswith("<")
-        and not any(part in f.filename.replace("\\", "/") for part in ours)
-    ]
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not _is_engines(f.filename)]
     return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
+
+
+def _is_engines(file: str) -> bool:
+    """Whether code in `file` is not the modeller's: the engine's, or what Python generates."""
+    ours = ("/smpmmu/engine/", "/smpmmu/__init__.py")
+    return file.startswith("<") or any(part in file.replace("\\", "/") for part in ours)
