@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("document", docs.DOCUMENTS)
 def test_a_document_says_what_its_commands_print(document: str, tmp_path: Path) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
-    assert docs.filled(document, tmp_path).splitlines() == text.splitlines()
+    now = docs.filled(document, tmp_path).splitlines()
+    assert now == text.splitlines(), f"look at what `python -m tests.docs {document}` changes"
 
 
 @pytest.mark.parametrize("document", docs.DOCUMENTS)
