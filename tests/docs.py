@@ -50,7 +50,7 @@ def filled(document: str, where: Path) -> str:
 
 
 def output(command: str, where: Path) -> str:
-    """Return what a command prints, standard output before errors, without its times and `where`."""
+    """Return what a command prints, standard output first, without its times and `where`."""
     program, *arguments = command.split()
     assert program == "python", command
     done = subprocess.run(
