@@ -21,9 +21,11 @@ from smpmmu.engine.live import in_trio
 from smpmmu.engine.race import critical_race
 from smpmmu.engine.verdict import Verdict
 from smpmmu.report.rows import Row, row
+from smpmmu.report.telling import defined, tell
 from smpmmu.targets import Target, one
 
 if TYPE_CHECKING:
+    from smpmmu.checking import Answered
     from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Budget, Exploration
 
@@ -40,6 +42,7 @@ class Job:
     engine: str = "batch"
     live_runs: int = LIVE_RUNS
     races: bool = True
+    located: bool = False
 
 
 async def do(job: Job, watch: Watch | None = None) -> Row:
@@ -74,7 +77,9 @@ async def do_target(target: Target, job: Job, watch: Watch | None = None) -> Row
     columns = tuple((c.name, c.cpu) for c in system.contexts)
     scenario, variant = target.scenario, target.variant
     found = row(target.name, scenario.name, variant.name, variant.expected, answered, columns)
-    return with_races(found, system) if job.races else found
+    if job.races:
+        found = with_races(found, system)
+    return located(found, target, system, answered) if job.located else found
 
 
 def with_races(found: Row, system: System) -> Row:
@@ -84,6 +89,19 @@ def with_races(found: Row, system: System) -> Row:
         for each in found.broken
     )
     return replace(found, broken=broken)
+
+
+def located(found: Row, target: Target, system: System, answered: Answered) -> Row:
+    """Return a row with the lines of code: of the scenario, and of every step of its stories."""
+    broken = []
+    for each, run in zip(found.broken, answered.stories, strict=True):
+        steps = tell(system, run).steps
+        story = tuple(
+            replace(step, where=moment.where)
+            for step, moment in zip(each.story, steps, strict=True)
+        )
+        broken.append(replace(each, story=story))
+    return replace(found, broken=tuple(broken), defined=defined(target.scenario.build))
 
 
 def spread(jobs: list[Job], processes: int) -> Iterator[Row]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @click.command(epilog=STATUSES)
 @click.argument("targets", nargs=-1, metavar="[NAME[/VARIANT] | FILE.py[:NAME] | all]...")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option("--format", "form", type=click.Choice(["text", "json", "junit", "sarif"]),
+              default="text", help="junit, sarif: for continuous integration.")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Write the schedule of every violation into DIR.")  # fmt: skip
 @click.option("--all", "every", is_flag=True, help="Do not stop at the first violation.")
@@ -82,7 +83,8 @@ def explore(
     if live_runs is None:
         live_runs = LIVE_RUNS if targets else LIVE_RUNS_OF_A_CELL
     races = not overview  # a table has no room for them
-    work = [Job(t.name, budget, every, engine, live_runs, races) for t in chosen]
+    located = form == "sarif"
+    work = [Job(t.name, budget, every, engine, live_runs, races, located) for t in chosen]
     rows: list[Row] = []
 
     def finished(row: Row) -> None:
@@ -96,6 +98,17 @@ def explore(
 
         data = {"schema": SCHEMA, "results": [row.json() for row in rows]}
         out(json.dumps(data, indent=2) + "\n")
+    elif form == "junit":
+        from smpmmu.report.junit import junit
+
+        out(junit(rows, expected=expected or overview))
+    elif form == "sarif":
+        from smpmmu import __version__
+        from smpmmu.report.sarif import sarif
+
+        by_expectation = expected or overview
+        status = _status(rows, expected=by_expectation)
+        out(sarif(rows, __version__, expected=by_expectation, status=status))
     elif overview:
         print_page(lambda page: _overview(rows, page, targets[0] if targets else "", cells=cells))
     sys.exit(_status(rows, expected=expected or overview))
@@ -168,7 +181,7 @@ def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: 
 
 
 def _status(rows: Sequence[Row], *, expected: bool) -> int:
-    if any(row.surprising if expected and row.expected else row.broken for row in rows):
+    if any(row.bad(expected=expected) for row in rows):
         return 1
     if any(row.verdict == "UNDECIDED" for row in rows):
         return 3

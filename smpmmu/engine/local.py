@@ -10,6 +10,7 @@ from __future__ import annotations
 import linecache
 import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.errors import ModelError
@@ -29,6 +30,7 @@ from smpmmu.engine.steps import TAKEN, Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+OWN = Path(__file__).parent
 LONGEST_HISTORY = 1_000
 """Entries in one folded history before the model is taken to poll without `retry`."""
 
@@ -127,6 +129,19 @@ class Activation:
                 msg = f"{self.call.name} takes a step while it is being closed (try/finally?)"
                 raise ModelError(msg) from error
             self._coro = None
+
+    def stack(self) -> list[tuple[str, int, str]]:
+        """Return (file, line, function) of every modelled function that runs, the outermost first.
+
+        What runs a routine or a retry is not modelled and left out.
+        """
+        found: list[tuple[str, int, str]] = []
+        running: Any = self._coro
+        while (frame := getattr(running, "cr_frame", None)) is not None:
+            if Path(frame.f_code.co_filename).parent != OWN:
+                found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+            running = running.cr_await
+        return found
 
     @property
     def loop(self) -> tuple[Entry, ...] | None:

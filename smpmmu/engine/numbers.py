@@ -74,7 +74,9 @@ def number_column(streams: Column, index: int | Column) -> Column:
 
 def named_stream(name: str) -> int:
     """Return a stream that depends on a name alone."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 @functools.lru_cache(maxsize=256)  # the systems of a catalogue have most words in common

@@ -57,6 +57,21 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A line of modelled code.
+
+    Attributes:
+        file: relative to where the package lies, or to the current directory; else its name.
+        line: from 1.
+        function: the function that it is in.
+    """
+
+    file: str
+    line: int
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
 class Moment:
     """One action.
 
@@ -68,6 +83,7 @@ class Moment:
         releases: numbers of the lock words that it releases.
         sends: numbers of the agents (interrupts) for whom something is pending from here on.
         sent_at: for the first step of an interrupt: the step that made it pending, 0 if none did.
+        where: the lines of code that take it, the innermost call first.
     """
 
     agent: int
@@ -77,6 +93,7 @@ class Moment:
     releases: tuple[int, ...] = ()
     sends: tuple[int, ...] = ()
     sent_at: int = 0
+    where: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ def page(account: Account, version: str) -> str:
         idle=[a.name for n, a in enumerate(account.agents) if n not in account.lanes],
         data=cells.data(),
     )
-    return text
+    # Half of a character, which a Python string may hold, is in no encoding.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _file(name: str) -> str:
@@ -278,6 +279,7 @@ class Cells:
                 {
                     "text": f"{agents[step.agent].name}: {step.text}",
                     "changes": changes,
+                    "where": [(w.function, f"{w.file}:{w.line}") for w in step.where],
                     "entries": bool({c.word for c in step.changes} & (telling or plain)),
                 }
                 for step, changes in zip(self._account.steps, self._steps, strict=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from smpmmu.checking import Answered
     from smpmmu.engine.race import Race
     from smpmmu.engine.run import Run
+    from smpmmu.report.account import Place
     from smpmmu.scenario import Expected
 
 SCHEMA = 1
@@ -23,10 +24,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One action of a story: which context moved, and what it did."""
+    """One action of a story: which context moved, what it did, and by which lines if asked for."""
 
     context: str
     text: str
+    where: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Row:
     evictor_transitions: int
     engine: str
     columns: tuple[tuple[str, str], ...]
+    defined: Place | None = None
 
     @property
     def violated(self) -> str:
@@ -110,6 +113,13 @@ class Row:
         found = (self.verdict, self.violated)
         return found != (self.expected, self.expected_property)
 
+    def bad(self, *, expected: bool) -> bool:
+        """Whether the answer is a failure: violated, or by what is `expected` where that is known.
+
+        A budget that ended the search, and a HOLDS that is vacuous, are no failures but no passes.
+        """
+        return self.surprising if expected and self.expected else bool(self.broken)
+
     def json(self) -> dict[str, Any]:
         """Return the JSON form."""
         first = self.broken[0] if self.broken else None
@@ -132,7 +142,7 @@ class Row:
             "critical_race": asdict(first.race) if first and first.race else None,
             "violations": [
                 {k: v for k, v in asdict(b).items() if k not in ("story", "values", "race")}
-                | {"story": [asdict(step) for step in b.story]}
+                | {"story": [{"context": s.context, "text": s.text} for s in b.story]}
                 for b in self.broken
             ],
             "levels": list(self.levels),

@@ -7,23 +7,29 @@ handler: its first step waits, and whatever lets it go sends. It must not know w
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.program import Role
 from smpmmu.engine.steps import PLAIN, TAKEN, enabled
 from smpmmu.engine.vcpus import Machine
-from smpmmu.report.account import Account, Agent, Arrow, Change, Moment, Shown, Span
+from smpmmu.report.account import Account, Agent, Arrow, Change, Moment, Place, Shown, Span
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from smpmmu.engine.local import Activation
     from smpmmu.engine.run import Action, Run, Taken
     from smpmmu.engine.steps import Format, Step, Word
     from smpmmu.engine.system import System
 
+PACKAGE = Path(__file__).resolve().parent.parent
+
 
 def tell(
-    system: System, run: Run, *, name: str, summary: str, conclusion: str, command: str,
-    violated: str = "", critical: tuple[int, int] | None = None,
+    system: System, run: Run, *, name: str = "", summary: str = "", conclusion: str = "",
+    command: str = "", violated: str = "", critical: tuple[int, int] | None = None,
 ) -> Account:  # fmt: skip
     """Return the account of a live run of `system`.
 
@@ -88,6 +94,7 @@ class Teller:
         context, runner = self._contexts[agent], self._machine.runner(agent)
         began = context.role is Role.IRQ and runner.idle
         before = self._waiting()
+        where = places(runner.place.activation)
         done = self._machine.cpus[context.cpu].act(agent, self._machine)
         if done != action:
             msg = f"step {number} is told as {done.text!r}, but was {action.text!r}"
@@ -99,7 +106,9 @@ class Teller:
         sends = self._sent(number, before)
         if began and runner.idle:
             self._spans.append(Span("handler", agent, context.name, number, number, ends=True))
-        self.steps.append(Moment(agent, action.text, changes, takes, releases, sends, sent_at))
+        self.steps.append(
+            Moment(agent, action.text, changes, takes, releases, sends, sent_at, where)
+        )
         self._look(number)
 
     def shown(self) -> tuple[Shown, ...]:
@@ -208,6 +217,28 @@ class Teller:
             self._spans.append(Span(*key, self._open.pop(key), number, ends=True))
         for key, first in lasting.items():
             self._open.setdefault(key, first)
+
+
+def places(activation: Activation) -> tuple[Place, ...]:
+    """Return where modelled code is about to take a step, the innermost call first."""
+    stack = activation.stack()[::-1]
+    return tuple(Place(_relative(file), line, function) for file, line, function in stack)
+
+
+def defined(function: Callable[..., object]) -> Place:
+    """Return where a function is defined."""
+    code = function.__code__
+    return Place(_relative(code.co_filename), code.co_firstlineno, code.co_name)
+
+
+def _relative(file: str) -> str:
+    """Return the name of a file that is the same on every machine."""
+    path = Path(file).resolve()
+    if path.is_relative_to(PACKAGE):
+        return path.relative_to(PACKAGE.parent).as_posix()
+    if path.is_relative_to(Path.cwd()):
+        return path.relative_to(Path.cwd()).as_posix()
+    return path.name
 
 
 def _format(word: Word) -> Format:

@@ -32,7 +32,8 @@ import smpmmu as s
 EVIL = "</script><script>document.title='pwned'</script>"
 lock = s.spinlock('<img src=x onerror="document.title=\\'pwned\\'">')
 word = s.Word(EVIL, part=s.Part("<b>table</b>", "'row'\\"", "&amp;{{ 7*7 }}"))
-other = s.Word("\\u2028 \\u202e \\U0001f512 ]]> <!-- ", format=s.Format(((1, "<i>\\u2603"),)))
+STRANGE = "\\ud800 \\u2028 \\u202e \\U0001f512 ]]> <!-- "
+other = s.Word(STRANGE, format=s.Format(((1, "<i>\\u2603"),)))
 
 
 async def work(number: int) -> None:

@@ -133,6 +133,11 @@ def test_clicks_and_buttons_do_too(race: Callable[..., Any]) -> None:
     one(browser, "#w27 .did").click()
     assert one(browser, "#now").text == "After step 27 of 42"
     assert entry(browser) == (RO, RW, RW, "0x2[1]")
+    calls = [e.text for e in browser.find_elements("css selector", "#where li")]
+    assert [call.split()[0] for call in calls] == [
+        "fill_tlb", "translate", "store_instruction", "user_write",
+    ]  # fmt: skip
+    assert calls[0].split()[1].startswith("smpmmu/machine/walker.py:")
     assert "holds ptl; holds tlbstate_lock; waits" in value(browser, "who is at what", "cpu1")
     one(browser, "[data-go=change]").click()
     assert one(browser, "#now").text == "After step 32 of 42"

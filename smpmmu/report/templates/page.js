@@ -8,6 +8,7 @@
   }
   const now = document.getElementById("now");
   const doing = document.getElementById("doing");
+  const where = document.getElementById("where");
   let at = -1;
 
   function values(number) {
@@ -39,9 +40,16 @@
       if (Number(each.dataset.history) <= at) line = each;
     }
     if (line) line.classList.add("now");
-    const where = at === last ? ", the last" : "";
-    now.textContent = at ? `After step ${at} of ${last}${where}` : "At first";
+    const ending = at === last ? ", the last" : "";
+    now.textContent = at ? `After step ${at} of ${last}${ending}` : "At first";
     doing.textContent = at ? run.steps[at - 1].text : "Go on with \u2192 or j, or click a step.";
+    where.replaceChildren(...(at ? run.steps[at - 1].where : []).map(([name, line]) => {
+      const item = document.createElement("li");
+      const code = document.createElement("code");
+      code.textContent = line;
+      item.append(`${name} `, code);
+      return item;
+    }));
     const disable = { first: at === 0, back: at === 0, on: at === last, last: at === last };
     for (const button of document.querySelectorAll("[data-go]")) {
       button.disabled = Boolean(disable[button.dataset.go]);
