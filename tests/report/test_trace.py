@@ -143,11 +143,15 @@ def test_interrupts_are_arrows(events: list[Event]) -> None:
 
 
 def test_what_went_wrong_is_marked(account: Account, events: list[Event]) -> None:
-    marks = [(e["s"], e["name"]) for e in events if e["ph"] == "i"]
-    assert marks == [("g", "violated: no_write_after_promise")]
-    race = check(trace(replace(account, critical=(26, 33)), "1"))
-    marked = [e["ts"] // STEP for e in race if e["name"] == "critical race"]
-    assert marked == [27, 34]
+    marks = [(e["s"], e["name"], e["ts"] // STEP) for e in events if e["ph"] == "i"]
+    assert account.critical == (26, 33)
+    assert marks == [
+        ("g", "critical race", 27),
+        ("g", "critical race", 34),
+        ("g", "violated: no_write_after_promise", 43),
+    ]
+    alone = check(trace(replace(account, critical=None), "1"))
+    assert [e["name"] for e in alone if e["ph"] == "i"] == ["violated: no_write_after_promise"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "schedules").glob("*.schedule"))[5::29],
