@@ -29,7 +29,7 @@ LAYERS = (
     ("work",),
     ("seeds",),
     ("replaying", "stressing"),
-    ("showing", "shrinking", "passing"),
+    ("showing", "shrinking", "passing", "stepping"),
     ("cli",),
     ("__main__",),
 )

@@ -18,6 +18,7 @@ from smpmmu.cli.printing import STATUSES
 from smpmmu.cli.replay import replay
 from smpmmu.cli.show import show
 from smpmmu.cli.shrink import shrink
+from smpmmu.cli.step import step
 from smpmmu.cli.stress import stress
 from smpmmu.engine.errors import (
     InternalError,
@@ -36,7 +37,7 @@ def cli() -> None:
     """Find SMP races in page-table, TLB and shadow-paging code, or show that there are none."""
 
 
-for command in (explore, list_, passing, replay, show, shrink, stress):
+for command in (explore, list_, passing, replay, show, shrink, step, stress):
     cli.add_command(command)
 
 
