@@ -74,11 +74,10 @@ class Told:
     def account(self) -> Account:
         """Return the run told in full."""
         race = self.race
-        seen = race is not None and race.second <= len(self.run.actions)
         return tell(
             self.system, self.run, name=self.target.name, summary=self.target.scenario.summary,
             conclusion=self.conclusion, command=self.command, violated=self.violated,
-            critical=(race.first, race.second) if race is not None and seen else None,
+            critical=(race.first, race.second) if race is not None else None,
         )  # fmt: skip
 
 

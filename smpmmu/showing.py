@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from smpmmu.checking import check
 from smpmmu.engine.errors import UsageError
 from smpmmu.engine.live import in_trio
+from smpmmu.engine.strategies import UNIFORM
 from smpmmu.replaying import Told, replay_file, replay_seed
 from smpmmu.targets import one
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from smpmmu.checking import Answered
 
 
-def told(what: str, seed: int | None = None) -> Told:
+def told(what: str, seed: int | None = None, strategy: str | None = None) -> Told:
     """Run what the user means live: a schedule file, a seed of a variant, or its violation.
 
     Raises:
@@ -27,7 +28,7 @@ def told(what: str, seed: int | None = None) -> Told:
         ScheduleError: as for `replay_file`.
     """
     if seed is not None:
-        return replay_seed(what, seed)
+        return replay_seed(what, seed, strategy=strategy or UNIFORM.name)
     path = Path(what)
     if path.suffix == ".schedule" or (path.is_file() and path.suffix != ".py"):
         return replay_file(path)

@@ -16,10 +16,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("what", metavar="FILE | NAME/VARIANT")
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N",
               help="Show the run of this seed.")  # fmt: skip
+@click.option("--strategy", metavar="NAME[:DEPTH]",
+              help="What the seed is of: uniform, pct, pos, surw, portfolio.")  # fmt: skip
 @click.option("--html", type=FILE, metavar="OUT", help="Write a page for a browser.")
 @click.option("--perfetto", type=FILE, metavar="OUT",
               help="Write a trace for ui.perfetto.dev or chrome://tracing.")  # fmt: skip
-def show(what: str, seed: int | None, html: Path | None, perfetto: Path | None) -> None:
+def show(
+    what: str, seed: int | None, strategy: str | None, html: Path | None, perfetto: Path | None
+) -> None:
     """Write a schedule, a seed's run, or the shortest violation of a variant as a page or trace.
 
     The page is one file that needs no network: a lane for each CPU and handler, locks, interrupts,
@@ -32,7 +36,10 @@ def show(what: str, seed: int | None, html: Path | None, perfetto: Path | None) 
     if html is None and perfetto is None:
         msg = "say what to write: --html OUT or --perfetto OUT"
         raise UsageError(msg)
-    account = told(what, seed).account()
+    if strategy is not None and seed is None:
+        msg = "--strategy is for seeds"
+        raise UsageError(msg)
+    account = told(what, seed, strategy).account()
     if html is not None:
         from smpmmu.report.page import page
 

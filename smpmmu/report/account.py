@@ -146,7 +146,8 @@ class Account:
         steps: what happens.
         spans: what lasts.
         arrows: interrupts.
-        critical: the two steps whose reversal makes the violation go away, if that is known.
+        critical: the two steps whose reversal makes the violation go away, if that is known. The
+            second can be one past the last: a step that waits for ever.
     """
 
     name: str

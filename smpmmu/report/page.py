@@ -174,7 +174,8 @@ class Lanes:
             critical = ""
             if number in race:
                 other = race[1] if number == race[0] else race[0]
-                critical = f"with step {other}"
+                waits = other > len(account.steps)
+                critical = "with what waits for ever" if waits else f"with step {other}"
             steps.append(
                 {
                     "number": number,
@@ -235,27 +236,36 @@ class Cells:
         count = len(account.words)
         self._agents = {agent: count + n for n, agent in enumerate(account.lanes)}
         self._first = [FREE if word.lock else word.initial for word in account.words]
-        self._first += [self._about(agent, 0) for agent in account.lanes]
+        self._abouts = {agent: self._about(agent) for agent in account.lanes}
+        self._first += [texts[0] for texts in self._abouts.values()]
         self._steps = [self._changes(number) for number in range(1, len(account.steps) + 1)]
 
-    def _about(self, agent: int, number: int) -> str:
-        """Return what an agent holds and waits for after a step (0: at first)."""
-        verbs = {"lock": "holds ", "waits": "waits: ", "handler": "in its handler", "masked": ""}
-        parts = []
-        for span in self._account.spans:
-            first = span.first - 1 if span.kind == "waits" else span.first
-            there = first <= number and (number < span.last or not span.ends)
-            if span.agent == agent and there:
-                text = "" if span.kind == "handler" else span.text
-                parts.append(verbs[span.kind] + text)
-        return "; ".join(parts) or "-"
+    def _about(self, agent: int) -> list[str]:
+        """Return what an agent holds and waits for, at first and after every step."""
+        verbs = {"lock": "holds ", "waits": "waits: ", "masked": ""}
+        mine = [span for span in self._account.spans if span.agent == agent]
+        begins: dict[int, list[Span]] = {}
+        for span in mine:
+            # A wait is there as soon as the step before it has been taken.
+            begins.setdefault(span.first - (span.kind == "waits"), []).append(span)
+        there: list[Span] = []
+        texts = []
+        for number in range(len(self._account.steps) + 1):
+            there += begins.get(number, [])
+            there = [span for span in there if number < span.last or not span.ends]
+            parts = [
+                "in its handler" if span.kind == "handler" else verbs[span.kind] + span.text
+                for span in there
+            ]
+            texts.append("; ".join(parts) or "-")
+        return texts
 
     def _changes(self, number: int) -> list[tuple[int, str]]:
         step = self._account.steps[number - 1]
         changes = [(change.word, self._text(change, number)) for change in step.changes]
         for agent, cell in self._agents.items():
-            text = self._about(agent, number)
-            if text != self._about(agent, number - 1):
+            before, text = self._abouts[agent][number - 1 : number + 1]
+            if text != before:
                 changes.append((cell, text))
         return changes
 

@@ -9,6 +9,7 @@ project, its phases X, M, i, s and f.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,18 +96,18 @@ class Tracks:
     def values(self) -> None:
         """Add the words that mean something and change, a slice for each value that they have."""
         account = self._account
-        changing = {change.word for step in account.steps for change in step.changes}
-        for word in sorted(changing):
+        values: dict[int, list[tuple[int, str]]] = {}
+        for number, step in enumerate(account.steps, 1):
+            for change in step.changes:
+                first = (0, account.words[change.word].initial)
+                values.setdefault(change.word, [first]).append((number, change.after))
+        for word, had in sorted(values.items()):
             shown = account.words[word]
             if shown.lock:
                 continue
             track = ("words", shown.table or "other words", shown.name)
-            value, since = shown.initial, 0
-            for number, step in enumerate(account.steps, 1):
-                for change in (c for c in step.changes if c.word == word):
-                    self._slice(track, value, since, number - 1)
-                    value, since = change.after, number
-            self._slice(track, value, since, self._end - 1)
+            for (since, value), (until, _) in pairwise([*had, (self._end, "")]):
+                self._slice(track, value, since, until - 1)
 
     def interrupts(self) -> None:
         """Add an arrow for every interrupt that is taken, a mark for one that is not."""
@@ -127,6 +128,8 @@ class Tracks:
         """Add the violation and the critical race."""
         account = self._account
         for number in account.critical or ():
+            if number == self._end:
+                continue  # a step that waits for ever is taken at no time
             self._mark("g", "critical race", number, self._agent(account.steps[number - 1].agent))
         if account.violated and account.steps:
             last = self._agent(account.steps[-1].agent)

@@ -169,6 +169,15 @@ def test_a_deadlock_says_who_waits_for_what() -> None:
     assert "breaks the property" not in words
 
 
+def test_the_race_of_a_deadlock_is_with_a_step_that_is_never_taken() -> None:
+    path = ROOT / "schedules" / "shootdown_deadlocks.ptl_irqs_off.schedule"
+    account = replay_file(path).account()
+    assert account.critical == (1, len(account.steps) + 1)
+    words = Reader(page(account, "1")).words
+    assert "step 1 comes before a step that then waits for ever; in the other order" in words
+    assert words.count("critical race: with what waits for ever") == 1
+
+
 def test_the_same_question_gives_the_same_bytes(tmp_path: Path) -> None:
     texts = []
     for seed in ("1", "2"):
@@ -209,6 +218,8 @@ def test_what_a_user_can_ask_wrongly(shell: Shell, tmp_path: Path) -> None:
     assert "--html OUT" in done.err
     assert (done := shell("show", REPAIR, "--html", out)).status == 2
     assert "holds: there is no violation to show" in done.err
+    assert (done := shell("show", DEFECT, "--strategy", "pos", "--html", out)).status == 2
+    assert "--strategy is for seeds" in done.err
     assert (done := shell("show", "nothing/there", "--html", out)).status == 2
     assert (done := shell("show", DEFECT, "--html", str(tmp_path / "no" / "x.html"))).status == 2
     assert "cannot write" in done.err
@@ -221,6 +232,9 @@ def test_show_explores_or_takes_a_seed(shell: Shell, tmp_path: Path) -> None:
     assert done.status == 0
     assert "no_write_after_promise is violated after 42 choices" in done.out
     assert "VIOLATED" in out.read_text(encoding="utf-8")
+    done = shell("show", DEFECT, "--seed", "7", "--strategy", "pos", "--html", str(out))
+    assert done.status == 0
+    assert f"replay {DEFECT} --seed 7 --strategy pos" in out.read_text(encoding="utf-8")
     done = shell("show", REPAIR, "--seed", "7", "--html", str(out))
     assert done.status == 0
     assert "came to rest" in Reader(out.read_text(encoding="utf-8")).words

@@ -171,6 +171,12 @@ def test_a_deadlock_and_a_seed_obey_it_too() -> None:
     assert check(trace(replay_seed(DEFECT, 5).account(), "1"))
 
 
+def test_a_step_that_is_never_taken_has_no_mark() -> None:
+    path = ROOT / "schedules" / "shootdown_deadlocks.ptl_irqs_off.schedule"
+    found = check(trace(replay_file(path).account(), "1"))
+    assert [e["ts"] // STEP for e in found if e["name"] == "critical race"] == [2]
+
+
 def test_hostile_names_are_only_text(users: Callable[[str, str], str]) -> None:
     file = users("hostile.py", HOSTILE)
     text = trace(told(f"{file}:hostile/default").account(), "1")

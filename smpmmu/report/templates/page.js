@@ -27,12 +27,14 @@
       cell.textContent = text;
       cell.classList.toggle("changed", changed.has(number));
     });
-    for (const step of document.querySelectorAll(".step")) {
-      const number = Number(step.dataset.step);
-      step.classList.toggle("now", number === at);
-      const row = step.querySelector("a");
-      if (number === at) row.setAttribute("aria-current", "step");
-      else row.removeAttribute("aria-current");
+    for (const step of document.querySelectorAll(".step.now")) {
+      step.classList.remove("now");
+      step.querySelector("a").removeAttribute("aria-current");
+    }
+    const chosen = document.getElementById(`s${at}`);
+    if (chosen) {
+      chosen.classList.add("now");
+      chosen.querySelector("a").setAttribute("aria-current", "step");
     }
     let line = null;
     for (const each of document.querySelectorAll("[data-history]")) {
@@ -54,7 +56,7 @@
     for (const button of document.querySelectorAll("[data-go]")) {
       button.disabled = Boolean(disable[button.dataset.go]);
     }
-    if (scroll && at) document.getElementById(`s${at}`).querySelector(".what").scrollIntoView({ block: "nearest" });
+    if (scroll && chosen) chosen.querySelector(".what").scrollIntoView({ block: "nearest" });
     history.replaceState(null, "", at ? `#s${at}` : "#");
   }
 
