@@ -32,7 +32,16 @@ from smpmmu.kernel.reclaim import unmap_and_move
 from smpmmu.kernel.smp import flush_tlb_mm
 from smpmmu.kernel.task_mmu import clear_refs_smap, walk_pmd_range
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_PRESENT, PAGE_TABLE, entry
-from smpmmu.machine.memory import PAGE_OWNER, PAGE_SIZE, VERSION_SHIFT, Memory
+from smpmmu.machine.memory import (
+    NON_PAE,
+    PAE,
+    PAGE_OWNER,
+    PAGE_SIZE,
+    VERSION_SHIFT,
+    Memory,
+    Paging,
+    pmd_index,
+)
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
 from smpmmu.properties.accessed import USE_AFTER_FLUSH_IS_SEEN
 from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
@@ -44,9 +53,13 @@ from smpmmu.scenarios.common import (
     OTHER_TABLE,
     PAGE,
     PGD,
+    PMD,
     TABLE,
     TOUCHED,
+    Flush,
     Judge,
+    address_space,
+    guest_memory,
     vcpu,
 )
 from smpmmu.scenarios.idle_page import (
@@ -114,14 +127,15 @@ LEFT_BEHIND = (
 moved = Word("the thread has left cpu0", 1)
 
 
-def guest_memory(pte: int) -> Memory:
+def two_tables(pte: int, paging: Paging) -> Memory:
     """Return memory with two page tables, in which ADDR is mapped with the flags `pte`."""
-    return Memory((
-        (PGD, 0, entry(TABLE, PAGE_TABLE)),
-        (PGD, 1, entry(OTHER_TABLE, PAGE_TABLE)),
-        (TABLE, 1, entry(PAGE, pte)),
+    directory = PMD if paging.is_pae else PGD
+    other = (
+        (directory, pmd_index(OTHER_ADDR, paging), entry(OTHER_TABLE, PAGE_TABLE)),
         (OTHER_TABLE, 0, entry(OTHER_PAGE, TOUCHED)),
-    ))  # fmt: skip
+    )
+    one = guest_memory(pte, paging)
+    return replace(one, entries=one.entries + other)
 
 
 async def begin_on_cpu0(cpu: Cpu, vma: VmAreaStruct) -> None:
@@ -219,6 +233,14 @@ def migrating(setup: Setup, guest: Memory, hypervisor: Hypervisor, linux: Linux)
              IMMEDIATE),
         )
     ),
+    variant("as_merged_pae", holds(HARMLESS), hypervisor=VMI, paging=PAE),
+    variant("as_merged_rule_pae", violated(SHADOW_NO_MORE_PERMISSIVE, BUG), hypervisor=VMI,
+            judged=Judge.LOCK_RULE, paging=PAE),
+    variant("as_merged_value_pae", violated(NO_ACCESS_TO_FREED_FRAME, CLEAN_PAGE),
+            hypervisor=VALUE, paging=PAE),
+    variant("immediate_rule_pae", holds(CHOSEN), hypervisor=VMI, linux=IMMEDIATE,
+            judged=Judge.LOCK_RULE, paging=PAE),
+    variant("immediate_value_pae", holds(CHOSEN), hypervisor=VALUE, linux=IMMEDIATE, paging=PAE),
 )  # fmt: skip
 def clear_refs(
     setup: Setup,
@@ -228,14 +250,15 @@ def clear_refs(
     pte: int = CLEAN,
     judged: Judge = Judge.PROMISES,
     migrates: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """A clears accessed bits and flushes at the end; B unmaps a page and frees it; C uses it."""
-    guest = guest_memory(pte)
+    guest = two_tables(pte, paging)
     if migrates and hypervisor is not None:
         migrating(setup, guest, hypervisor, linux)
         return
     numbers = (0, 1, 2) if judged is Judge.PROMISES else (0, 1)
-    mm = MmStruct(1, PGD, ((0, TABLE), (1, OTHER_TABLE)), numbers, split=True)
+    mm = address_space(Flush.UNDER_OTHER_PTL, numbers, paging)
     vma = VmAreaStruct(mm)
     cpus = [
         vcpu(setup, number, mm, guest, hypervisor, tables=TABLES, linux=linux) for number in numbers

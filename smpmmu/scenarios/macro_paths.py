@@ -22,12 +22,14 @@ from smpmmu.kernel.reclaim import shrink_zone, unmap_and_move
 from smpmmu.kernel.rmap import page_referenced_one, try_to_unmap_one
 from smpmmu.machine.entries import PAGE_ACCESSED, PAGE_DIRTY, PAGE_PRESENT
 from smpmmu.machine.memory import (
+    NON_PAE,
     OWNER_SHIFT,
     PAGE_FROZEN,
     PAGE_OWNER,
     PAGE_SIZE,
     VERSION_SHIFT,
     Memory,
+    Paging,
 )
 from smpmmu.machine.walker import user_read, user_write
 from smpmmu.properties.promises import NO_WRITE_LOST
@@ -35,6 +37,7 @@ from smpmmu.scenarios.common import (
     ADDR,
     PAGE,
     PGD,
+    PMD,
     READ_ONLY,
     TABLE,
     TOUCHED,
@@ -42,6 +45,7 @@ from smpmmu.scenarios.common import (
     Judge,
     demand_lock_rule,
     guest_memory,
+    page_of,
     promise,
     vcpu,
 )
@@ -89,26 +93,28 @@ class Contender(enum.Enum):
     MUNMAP = "munmap"
 
 
-async def fork(cpu: Cpu, vma: VmAreaStruct, *, promises: bool) -> None:
+async def fork(cpu: Cpu, vma: VmAreaStruct, child: MmStruct, *, promises: bool) -> None:
     """Share a page with a child, for which it must not change from now on."""
-    await dup_mmap(cpu, CHILD, vma, ADDR, ADDR + PAGE_SIZE)
+    await dup_mmap(cpu, child, vma, ADDR, ADDR + PAGE_SIZE)
     if promises:
-        await promise(cpu.memory.page(PAGE))
+        await promise(cpu.memory.page(page_of(cpu.memory.paging)))
 
 
 def version(cpu: Cpu) -> Expr:
     """Return how often the page was written."""
-    return value(cpu.memory.page(PAGE)) >> VERSION_SHIFT
+    return value(cpu.memory.page(page_of(cpu.memory.paging))) >> VERSION_SHIFT
 
 
 def reused(cpu: Cpu) -> Expr:
     """Return that the page's frame belongs to somebody else by now."""
-    return value(cpu.memory.page(PAGE)) & PAGE_OWNER == SOMEBODY_ELSE << OWNER_SHIFT
+    page = value(cpu.memory.page(page_of(cpu.memory.paging)))
+    return page & PAGE_OWNER == SOMEBODY_ELSE << OWNER_SHIFT
 
 
-def mapping(*cpus: int) -> VmAreaStruct:
+def mapping(*cpus: int, paging: Paging = NON_PAE) -> VmAreaStruct:
     """Return a mapping of an address space that `cpus` have loaded."""
-    return VmAreaStruct(MmStruct(1, PGD, ((0, TABLE),), cpus))
+    pmds = ((0, PMD),) if paging.is_pae else ()
+    return VmAreaStruct(MmStruct(1, PGD, ((0, TABLE),), cpus, pmds=pmds, paging=paging))
 
 
 def judge_by_lock_rule(setup: Setup, cpus: list[Cpu], vma: VmAreaStruct) -> None:
@@ -120,7 +126,7 @@ def judge_by_lock_rule(setup: Setup, cpus: list[Cpu], vma: VmAreaStruct) -> None
     setup.cpu(
         1,
         call(user_write, cpu1, ADDR),
-        call(try_to_unmap_one, cpu1, PAGE, vma, ADDR, migration=True),
+        call(try_to_unmap_one, cpu1, page_of(vma.vm_mm.paging), vma, ADDR, migration=True),
         call(user_read, cpu1, ADDR),
     )
     pte = vma.vm_mm.pte_offset(ADDR)
@@ -134,10 +140,12 @@ def kernel_thread(setup: Setup, number: int, guest: Memory, hypervisor: Hypervis
     return vcpu(setup, number, INIT_MM, guest, hypervisor, kernel_thread=True)
 
 
-def access_flags(setup: Setup, hypervisor: Hypervisor | None, judged: Judge) -> None:
+def access_flags(
+    setup: Setup, hypervisor: Hypervisor | None, judged: Judge, paging: Paging
+) -> None:
     """ptep_set_access_flags: two CPUs fault for the right to write; kswapd takes the page."""
-    vma = mapping(0, 1)
-    guest = guest_memory(READ_ONLY)
+    vma, page = mapping(0, 1, paging=paging), page_of(paging)
+    guest = guest_memory(READ_ONLY, paging)
     cpus = [vcpu(setup, n, vma.vm_mm, guest, hypervisor) for n in (0, 1)]
     setup.cpu(0, call(write_and_handle_faults, cpus[0], vma, Flush.UNDER_PTL))
     if judged is RULE:
@@ -146,9 +154,9 @@ def access_flags(setup: Setup, hypervisor: Hypervisor | None, judged: Judge) -> 
         return
     setup.cpu(1, call(write_and_handle_faults, cpus[1], vma, Flush.UNDER_PTL))
     cpu2 = kernel_thread(setup, 2, guest, hypervisor)
-    setup.cpu(2, call(shrink_zone, cpu2, PAGE, (vma,), ADDR), call(reuse, cpu2))
+    setup.cpu(2, call(shrink_zone, cpu2, page, (vma,), ADDR), call(reuse, cpu2))
     pte = value(guest.table(TABLE, 1))
-    marked = any_of(version(cpu2) == 0, pte & PAGE_DIRTY != 0, value(pg_dirty(PAGE)) != 0)
+    marked = any_of(version(cpu2) == 0, pte & PAGE_DIRTY != 0, value(pg_dirty(page)) != 0)
     setup.at_quiescence(NO_WRITE_LOST, marked)
     setup.sometimes("both writes went through", version(cpu2) == 2)
     setup.sometimes("the frame was reused", reused(cpu2))
@@ -223,21 +231,23 @@ def wrprotect(
     contender: Contender,
     *,
     defers: bool,
+    paging: Paging,
 ) -> None:
     """ptep_set_wrprotect: a CPU forks, with one flush at the end; a sibling writes meanwhile.
 
     If it `defers`, the hook is not the one that the macro has.
     """
     reads = contender is Contender.READER
-    vma = mapping(*((0, 1) if judged is RULE else (0, 1, 2) if reads else (0, 2)))
-    mm = vma.vm_mm
-    guest = guest_memory(TOUCHED)
+    cpus = (0, 1) if judged is RULE else (0, 1, 2) if reads else (0, 2)
+    vma, frame = mapping(*cpus, paging=paging), page_of(paging)
+    mm, child_mm = vma.vm_mm, replace(CHILD, paging=paging)
+    guest = guest_memory(TOUCHED, paging)
     tables = (TABLE, CHILD_TABLE)
     pv = replace(vmi, pte_update=vmi.pte_update_defer) if defers else vmi
     cpu0 = vcpu(setup, 0, mm, guest, hypervisor, tables=tables, pv=pv)
     taken = contender in (Contender.RECLAIM, Contender.MIGRATION)
     promises = judged is Judge.PROMISES and not taken
-    setup.cpu(0, call(fork, cpu0, vma, promises=promises))
+    setup.cpu(0, call(fork, cpu0, vma, child_mm, promises=promises))
     child = value(guest.table(CHILD_TABLE, 1))
     setup.sometimes("the child has the page", child != 0)
     if judged is RULE:
@@ -253,28 +263,33 @@ def wrprotect(
         setup.cpu(1, call(rely_on_protection, cpu1, vma))
     if taken:
         cpu1 = vcpu(setup, 1, INIT_MM, guest, hypervisor, tables=tables, kernel_thread=True)
-        both = (vma, VmAreaStruct(CHILD))
+        both = (vma, VmAreaStruct(child_mm))
         how = (
-            call(shrink_zone, cpu1, PAGE, both, ADDR)
+            call(shrink_zone, cpu1, frame, both, ADDR)
             if contender is Contender.RECLAIM
-            else call(unmap_and_move, cpu1, PAGE, both, ADDR)
+            else call(unmap_and_move, cpu1, frame, both, ADDR)
         )
         setup.cpu(1, how)
-        setup.sometimes("the page was freed", value(guest.page(PAGE)) & PAGE_OWNER == 0)
+        setup.sometimes("the page was freed", value(guest.page(frame)) & PAGE_OWNER == 0)
         setup.sometimes("the child has no page", finished("cpu0") & (child == 0))
         return
-    page = value(guest.page(PAGE))
+    page = value(guest.page(frame))
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
     setup.sometimes("every write went through", finished("cpu2") & (version(cpu2) == 2))
 
 
 def get_and_clear(
-    setup: Setup, hypervisor: Hypervisor | None, judged: Judge, contender: Contender, linux: Linux
+    setup: Setup,
+    hypervisor: Hypervisor | None,
+    judged: Judge,
+    contender: Contender,
+    linux: Linux,
+    paging: Paging,
 ) -> None:
     """ptep_get_and_clear: a CPU clears an entry, flushes, and frees the page; another uses it."""
     munmaps, frees = contender is Contender.MUNMAP, judged is Judge.PROMISES
-    vma = mapping(*((0, 1) if munmaps else (1,)))
-    guest = guest_memory(TOUCHED)
+    vma = mapping(*((0, 1) if munmaps else (1,)), paging=paging)
+    guest, page = guest_memory(TOUCHED, paging), page_of(paging)
     cpu0 = vcpu(
         setup, 0, vma.vm_mm if munmaps else INIT_MM, guest, hypervisor, linux=linux,
         kernel_thread=not munmaps,
@@ -282,8 +297,8 @@ def get_and_clear(
     cpu1 = vcpu(setup, 1, vma.vm_mm, guest, hypervisor, linux=linux)
     how = {
         Contender.MUNMAP: call(unmap_region, cpu0, vma, ADDR, frees=frees),
-        Contender.RECLAIM: call(shrink_zone, cpu0, PAGE, (vma,), ADDR, frees=frees),
-        Contender.MIGRATION: call(unmap_and_move, cpu0, PAGE, (vma,), ADDR, frees=frees),
+        Contender.RECLAIM: call(shrink_zone, cpu0, page, (vma,), ADDR, frees=frees),
+        Contender.MIGRATION: call(unmap_and_move, cpu0, page, (vma,), ADDR, frees=frees),
     }[contender]
     setup.cpu(0, how, *((call(reuse, cpu0),) if frees else ()))
     setup.cpu(1, call(user_write, cpu1, ADDR), call(user_read, cpu1, ADDR))

@@ -18,10 +18,11 @@ import enum
 
 from smpmmu.hypervisor.shadow import Hypervisor, Record
 from smpmmu.kernel.paravirt import Linux
+from smpmmu.machine.memory import NON_PAE, PAE, Paging
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, NO_WRITE_AFTER_PROMISE
 from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
-from smpmmu.scenario import Setup, Variant, holds, scenario, variant, violated
-from smpmmu.scenarios.common import CLEAN, COMMENT, TOUCHED, Judge
+from smpmmu.scenario import Expected, Setup, Variant, holds, scenario, variant, violated
+from smpmmu.scenarios.common import CLEAN, COMMENT, PAE_SUFFIX, TOUCHED, Judge
 from smpmmu.scenarios.macro_paths import (
     RULE,
     Contender,
@@ -116,6 +117,11 @@ def deferring(macro: Macro, name: str = "", **knobs: object) -> tuple[Variant, .
     )  # fmt: skip
 
 
+def with_pae(macro: Macro, name: str, expected: Expected, **knobs: object) -> Variant:
+    """Return a variant with PAE, where the paths have steps of their own for the second word."""
+    return variant(f"{macro.value}_{name}{PAE_SUFFIX}", expected, macro=macro, paging=PAE, **knobs)
+
+
 FREED = violated(NO_ACCESS_TO_FREED_FRAME, NO_HOOK)
 
 
@@ -207,6 +213,32 @@ FREED = violated(NO_ACCESS_TO_FREED_FRAME, NO_HOOK)
             ("unhooked_reclaim", FREED, VMI, Contender.RECLAIM, UNHOOKED, Judge.PROMISES),
         )
     ),
+    with_pae(Macro.ACCESS_FLAGS, "vmi", holds(COMMENT), hypervisor=VMI),
+    with_pae(Macro.ACCESS_FLAGS, "vmi_rule", holds(COMMENT), hypervisor=VMI, judged=RULE),
+    *(
+        with_pae(Macro.WRPROTECT, name, expected, hypervisor=hypervisor, contender=contender,
+                 defers=defers)
+        for name, expected, hypervisor, contender, defers in (
+            ("native", holds(ANY_CPU_CURES), None, Contender.READER, False),
+            ("vmi", holds(AT_ONCE), VMI, Contender.READER, False),
+            ("native_reclaim", holds(ANY_CPU_CURES), None, Contender.RECLAIM, False),
+            ("deferred", violated(NO_WRITE_AFTER_PROMISE, IN_FORK), VMI, Contender.READER, True),
+            ("deferred_value_migration", violated(NO_ACCESS_TO_FREED_FRAME, OLD_VALUE), VALUE,
+             Contender.MIGRATION, True),
+        )
+    ),
+    *(
+        with_pae(Macro.GET_AND_CLEAR, name, expected, hypervisor=hypervisor, contender=contender,
+                 linux=linux, judged=judged)
+        for name, expected, hypervisor, contender, linux, judged in (
+            ("native_unhooked", holds(ANY_CPU_CURES), None, Contender.MUNMAP, UNHOOKED,
+             Judge.PROMISES),
+            ("vmi", holds(HOOKED), VMI, Contender.MUNMAP, Linux(), Judge.PROMISES),
+            ("vmi_rule", holds(HOOKED), VMI, Contender.MUNMAP, Linux(), RULE),
+            ("unhooked", FREED, VMI, Contender.MUNMAP, UNHOOKED, Judge.PROMISES),
+            ("vmi_reclaim", holds(HOOKED), VMI, Contender.RECLAIM, Linux(), Judge.PROMISES),
+        )
+    ),
 )  # fmt: skip
 def macros_as_written(
     setup: Setup,
@@ -219,16 +251,17 @@ def macros_as_written(
     walker: Walker = Walker.THREAD,
     linux: Linux | None = None,
     defers: bool = False,
+    paging: Paging = NON_PAE,
 ) -> None:
     """Each macro of the first patch, with its hook and its flush where they stand."""
     match macro:
         case Macro.ACCESS_FLAGS:
-            access_flags(setup, hypervisor, judged)
+            access_flags(setup, hypervisor, judged, paging)
         case Macro.DIRTY:
             dirty(setup, hypervisor, judged, pte, contender)
         case Macro.YOUNG:
             young(setup, hypervisor, judged, pte, walker)
         case Macro.WRPROTECT:
-            wrprotect(setup, hypervisor, judged, contender, defers=defers)
+            wrprotect(setup, hypervisor, judged, contender, defers=defers, paging=paging)
         case Macro.GET_AND_CLEAR:
-            get_and_clear(setup, hypervisor, judged, contender, linux or Linux())
+            get_and_clear(setup, hypervisor, judged, contender, linux or Linux(), paging)
