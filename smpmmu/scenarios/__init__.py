@@ -34,6 +34,7 @@ NAMES = (
     "pae_pgd",
     "change_page_attr",
     "vmalloc_fault",
+    "vmalloc_reuse",
     "boot_page_tables",
     "pae_words",
     "enter_mm",
