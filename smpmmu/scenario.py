@@ -49,6 +49,14 @@ class Setup:
             Context(f"cpu{number}.{name}", f"cpu{number}", calls, Role.DAEMON, cyclic=True)
         )
 
+    def hardware(self, number: int, name: str, *calls: Call) -> None:
+        """Give vCPU `number` hardware that acts whenever it can, beside the vCPU, and must.
+
+        Its first step waits until there is something to do. It masks nothing and is not masked.
+        """
+        whole = f"cpu{number}.{name}"
+        self._contexts.append(Context(whole, whole, calls, Role.IRQ))
+
     def evictor(self, number: int, name: str, *calls: Call) -> None:
         """Give vCPU `number` hardware that drops what it has cached at any time, or never.
 

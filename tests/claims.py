@@ -15,6 +15,7 @@ from smpmmu.engine.answer import answer
 from smpmmu.hypervisor.shadow import FAULT_IS_ATOMIC, SYNC_IS_ATOMIC
 from smpmmu.machine.cpu import FLUSH_IS_ONE
 from smpmmu.machine.speculation import WALK_STOPS_AT_ONCE
+from smpmmu.machine.store_buffer import TSO_TRANSITION
 from smpmmu.targets import catalogue, find, one
 from tests.shell import ROOT
 
@@ -27,6 +28,7 @@ CLAIMS = {
     "FAULT_IS_ATOMIC": FAULT_IS_ATOMIC,
     "FLUSH_IS_ONE": FLUSH_IS_ONE,
     "WALK_STOPS_AT_ONCE": WALK_STOPS_AT_ONCE,
+    "TSO_TRANSITION": TSO_TRANSITION,
 }
 
 

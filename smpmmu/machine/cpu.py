@@ -56,6 +56,7 @@ class Cpu:
             of CR3 with what it holds can fetch others.
         kernel_thread: current->mm is NULL: the thread borrows `mm`.
         lazy: it begins with a borrowed address space, as after enter_lazy_tlb.
+        caches_directory: it keeps entries of the page directory that it has used, beside its TLB.
         fault_drops: a page fault drops what is cached for its page.
         in_interrupt: this is what an interrupt handler sees.
         hypervisor: the hypervisor's knobs (`hypervisor/vmi.py`), or None.
@@ -73,6 +74,7 @@ class Cpu:
     root_changes: bool = False
     kernel_thread: bool = False
     lazy: bool = False
+    caches_directory: bool = False
     fault_drops: bool = True
     in_interrupt: bool = False
     hypervisor: Any = None
@@ -122,6 +124,12 @@ class Cpu:
         part = Part("TLB entries", f"address {page << PAGE_SHIFT:#x}", self.name)
         return Word(name, width, owner=self.name, format=TLB_ENTRY, part=part)
 
+    def pde_cache(self, addr: int) -> Word:
+        """Return the entry of the page directory for `addr` as it was used last, or 0."""
+        paging = self.memory.paging
+        name = f"{self.name}.pde_cache[{addr >> paging.pmd_shift:#x}]"
+        return Word(name, paging.entry_bits, owner=self.name, format=ENTRY)
+
     def pending(self, vector: int) -> Word:
         """Return the bit in which the local APIC keeps `vector` until it is taken."""
         return irr(self.number, vector)
@@ -165,9 +173,27 @@ async def load_pdptes(cpu: Cpu, root: int) -> None:
 async def invlpg(cpu: Cpu, addr: int) -> None:
     """Drop the TLB entry for the page of `addr`, global or not, and abort its walk in flight.
 
-    Instruction: INVLPG
+    Instruction: INVLPG, which drops all of the paging-structure caches too (Intel SDM 3A 4.10.4.1)
     """
+    if cpu.caches_directory:
+        await invlpg_and_structures(cpu, addr)
+    else:
+        await store(cpu.tlb(addr), 0)
+
+
+@indivisible(FLUSH_IS_ONE)
+async def invlpg_and_structures(cpu: Cpu, addr: int) -> None:
+    """Drop the TLB entry for the page of `addr`, and all that is kept of directories."""
     await store(cpu.tlb(addr), 0)
+    await drop_structures(cpu)
+
+
+async def drop_structures(cpu: Cpu) -> None:
+    """Drop all that is kept of page directories; no step on a CPU that keeps nothing."""
+    if cpu.caches_directory:
+        shift = cpu.memory.paging.pmd_shift
+        for addr in {each >> shift: each for each in cpu.pages}.values():
+            await store(cpu.pde_cache(addr), 0)
 
 
 @indivisible(FLUSH_IS_ONE)
@@ -184,6 +210,7 @@ async def load_cr3(cpu: Cpu, root: int) -> None:
         await fetch_and(cpu.tlb(addr), ~WALKING)
         label = f"drop {cpu.tlb(addr).name} unless global"
         await Step(label, cpu.tlb(addr), when=When(PAGE_GLOBAL, 0), and_mask=0)
+    await drop_structures(cpu)
 
 
 @indivisible(FLUSH_IS_ONE)
@@ -197,7 +224,8 @@ async def flush_global(cpu: Cpu) -> None:
     if cpu.memory.paging.is_pae and cpu.root_changes:
         await load_pdptes(cpu, await read_cr3(cpu))
     for addr in cpu.pages:
-        await invlpg(cpu, addr)
+        await store(cpu.tlb(addr), 0)
+    await drop_structures(cpu)
 
 
 async def send_ipi(number: int, vector: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import indivisible, routine
-from smpmmu.engine.steps import TAKEN, Step, Wait, When, cmpxchg, load
+from smpmmu.engine.steps import TAKEN, Step, Wait, When, cmpxchg, load, store
 from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     FLAGS,
@@ -50,7 +50,11 @@ async def speculate(cpu: Cpu, addr: int) -> None:
     if pd is None:
         return
     directory = cpu.walked.table(pd, pmd_index(addr, paging))
-    pde = await visit(cpu, addr, directory)
+    pde = await load(cpu.pde_cache(addr)) if cpu.caches_directory else 0
+    if not pde:
+        pde = await visit(cpu, addr, directory)
+        if cpu.caches_directory:
+            await keep_in_flight(cpu, addr, pde)
     if not pde & PAGE_PRESENT:
         return
     if pde & PAGE_PSE:
@@ -86,6 +90,13 @@ async def mark_in_flight(cpu: Cpu, addr: int, word: Word, found: int) -> int:
         return 0
     wanted = found | PAGE_ACCESSED
     return wanted if await cmpxchg(word, found, wanted) & TAKEN else 0
+
+
+@indivisible(WALK_STOPS_AT_ONCE)
+async def keep_in_flight(cpu: Cpu, addr: int, pde: int) -> None:
+    """Keep an entry of the page directory unless it is absent, or the walk was aborted."""
+    if pde & PAGE_PRESENT and await load(cpu.tlb(addr), WALKING):
+        await store(cpu.pde_cache(addr), pde)
 
 
 async def evict(cpu: Cpu, addr: int) -> None:

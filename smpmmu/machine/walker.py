@@ -12,7 +12,7 @@ import enum
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry, routine
-from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load
+from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load, store
 from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     FLAGS,
@@ -145,7 +145,10 @@ async def walk(
     if pd is None:
         return 0
     directory = cpu.walked.table(pd, pmd_index(addr, paging))
-    pde = await load(directory)
+    pde = await load(cpu.pde_cache(addr)) if cpu.caches_directory else 0
+    is_kept = pde != 0
+    if not is_kept:
+        pde = await load(directory)
     if not allows(pde, write=write, execute=execute, user=user):
         return 0
     if pde & PAGE_PSE:
@@ -155,6 +158,8 @@ async def walk(
         set_accessed = await cmpxchg(directory, pde, pde | PAGE_ACCESSED)
         if not set_accessed & TAKEN:
             return AGAIN
+    if cpu.caches_directory and not is_kept:
+        await store(cpu.pde_cache(addr), pde | PAGE_ACCESSED)
     leaf = cpu.walked.table(pfn_of(pde), pte_index(addr, paging))
     pte = await load(leaf)
     if not allows(pte, write=write, execute=execute, user=user):

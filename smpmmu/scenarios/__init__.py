@@ -43,6 +43,7 @@ NAMES = (
     "flush_all",
     "mmu_gather",
     *(race.name for race in RACES),
+    "litmus",
 )
 """The catalogue in the order of the main table; each is a module of this package, or in `races`."""
 

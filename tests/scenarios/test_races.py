@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from smpmmu.engine.verdict import Verdict
 from smpmmu.scenarios import FAMILIES, scenario
 from smpmmu.scenarios.races import DEFECT, RACES, REPAIR
 from smpmmu.targets import find, one
+from tests import races
 
 if TYPE_CHECKING:
     from tests.shell import Shell
@@ -25,6 +27,7 @@ STATED = {
     "kvm_dirtylog_skip_flush/late_with_software_bit": None,
     # A switch more than on record: here the TLB is empty at first, so that the guest runs twice.
     "kvm_dirtylog_skip_flush/two_agents_defect": 2,
+    "switch_mm_store_buffer/sequentially_consistent": None,
     "reclaim_batch_vs_mprotect/relock_defect": 2,
     "seed_defer_outside_lock/address_queue": None,
     "seed_defer_outside_lock/address_queue_relied_on": 6,
@@ -78,7 +81,7 @@ def test_live_vcpus_agree(name: str) -> None:
 
 def test_the_table_has_every_race(shell: Shell) -> None:
     """Here with a budget that ends some searches, which the table says."""
-    done = shell("explore", "races", "--live-runs", "0", "--jobs", "1", "--max-states", "2000")
+    done = shell("explore", "races", "--live-runs", "0", "--jobs", "1", "--max-states", "500")
     assert done.status == 3
     for race in RACES:
         (line,) = [line for line in done.out.splitlines() if line.startswith(f" {race.name} ")]
@@ -86,3 +89,29 @@ def test_the_table_has_every_race(shell: Shell) -> None:
     (line,) = [line for line in done.out.splitlines() if "ksm_stale" in line]
     assert line.count("UNDECIDED") == 2
     assert f" of {len(TARGETS)} as expected, " in done.out
+
+
+# docs/races.md.
+
+CHEAPEST = json.loads(races.LEAST.read_text(encoding="utf-8"))
+BIG = {"uffd_wp_cow", "ksm_stale_writable"}
+"""Looked through by `python -m tests.races` alone, which takes a minute."""
+
+
+def test_the_document_is_what_was_found() -> None:
+    told = "python -m tests.races NAME"
+    assert races.FILE.read_text(encoding="utf-8") == races.document(), told
+    assert list(CHEAPEST) == [race.name for race in RACES], told
+
+
+@pytest.mark.parametrize("race", RACES, ids=lambda race: race.name)
+def test_a_number_that_is_not_as_on_record_has_a_reason(race) -> None:
+    switches, preemptions = CHEAPEST[race.name]
+    record = races.ON_RECORD[race.name]
+    same = switches == record.switches and record.preemptions in (None, preemptions)
+    assert same == (not record.why)
+
+
+@pytest.mark.parametrize("race", [r for r in RACES if r.name not in BIG], ids=lambda r: r.name)
+def test_the_fewest_switches_are_proven_again(race) -> None:
+    assert races.least(race) == CHEAPEST[race.name]

@@ -1,0 +1,150 @@
+"""Writes what is worked out in `docs/races.md`: `python -m tests.races`, when the model changed.
+
+With names of races only their cheapest schedules are looked for again; they are kept in
+`races.json`. What is on record of each race is written down here, apart from the scenarios.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+
+from smpmmu.engine import schedule
+from smpmmu.engine.answer import answer
+from smpmmu.engine.shrink import shrink
+from smpmmu.scenarios import scenario
+from smpmmu.scenarios.races import DEFECT, RACES, REPAIR, Race
+from smpmmu.targets import one
+from tests.shell import ROOT
+
+FILE = ROOT / "docs/races.md"
+LEAST = ROOT / "tests/races.json"
+COUNTS = ROOT / "tests/counts.json"
+
+EMPTY = (
+    "TLBs are empty at first: who is to have the entry cached must use it before, a switch more."
+)
+ANSWERS = (
+    "Who flushes waits, and each answer is an interrupt of another CPU, a switch there and back."
+)
+WAITS = "Who waits for an answer cannot go on, so that leaving it is no preemption."
+
+
+@dataclass(frozen=True)
+class OnRecord:
+    """The fewest switches and preemptions of a model of numbered steps, where there was one.
+
+    Attributes:
+        switches: between agents.
+        preemptions: None where it was not counted.
+        why: the reasons why they differ here; empty if they do not.
+    """
+
+    switches: int
+    preemptions: int | None
+    why: tuple[str, ...] = ()
+
+
+ON_RECORD = {
+    "seed_defer_outside_lock": OnRecord(2, 1, (ANSWERS, "It is judged when all have finished.")),
+    "migrate_vma_flush_after_ptl": OnRecord(1, 1, (EMPTY,)),
+    "mremap_flush_after_ptl": OnRecord(1, 1, (EMPTY, ANSWERS)),
+    "reclaim_batch_vs_mprotect": OnRecord(1, 1, (EMPTY,)),
+    "lazymmu_drain_after_unlock": OnRecord(2, 1),
+    "kvm_dirtylog_skip_flush": OnRecord(2, 1, (EMPTY,)),
+    "kvm_shadow_stale_gpte": OnRecord(2, 1),
+    "xen_oos_read_to_use": OnRecord(
+        3, 1, (ANSWERS, "The resync write-protects the table, and flushes for it.")
+    ),
+    "xsa401_typeref_early_flush": OnRecord(3, 2, (ANSWERS, WAITS)),
+    "uffd_wp_cow": OnRecord(2, 2, (
+        EMPTY, ANSWERS, "Protecting and unprotecting are calls on two CPUs, as they were reported.",
+    )),
+    "ksm_stale_writable": OnRecord(4, 3, (EMPTY, ANSWERS)),
+    "switch_mm_store_buffer": OnRecord(3, None, (
+        "The page is freed by a locked instruction, which waits for the buffer to drain.",
+    )),
+    "lazy_tlb_freed_table": OnRecord(1, None, (
+        "The walker must have read the directory before, a switch more.",
+    )),
+    "pgd_lock_ipi_deadlock": OnRecord(1, 0),
+    "pae_pte_clear_order": OnRecord(1, 1),
+    "pae_pmd_torn_read": OnRecord(2, 1),
+    "ad_nonatomic_rmw": OnRecord(2, 1),
+    "pdpte_cached_pmd_freed": OnRecord(0, None),
+}  # fmt: skip
+
+BEGIN = "<!-- written by python -m tests.races -->\n"
+
+
+def least(race: Race) -> list[int]:
+    """Return [switches, preemptions] of the cheapest schedule that shows the defect."""
+    system = one(f"{race.name}/{DEFECT}").system()
+    violation = answer(system).violations[0]
+    found = shrink(system, violation.choices, violation.name, smaller=False)
+    assert found.least, race.name
+    return [found.cost.switches, found.cost.preemptions]
+
+
+def document() -> str:
+    """Return the text: what stands before the mark, then what is worked out from other files."""
+    cheapest = json.loads(LEAST.read_text(encoding="utf-8"))
+    counts = json.loads(COUNTS.read_text(encoding="utf-8"))
+    lines = [
+        "| race | the defect breaks | steps | switches | preempted | on record | repair |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for race in RACES:
+        steps, broken = recorded(race)
+        switches, preemptions = cheapest[race.name]
+        states = max(counts[f"{race.name}/{REPAIR}"][::3])
+        lines.append(
+            f"| {race.name} | `{broken}` | {steps} | {switches} | {preemptions} | "
+            f"{said(ON_RECORD[race.name])} | {states:,} states |"
+        )
+    lines += ["", "Where the numbers differ from those on record:", ""]
+    for race in RACES:
+        if why := ON_RECORD[race.name].why:
+            lines.append(f"- {race.name}: {' '.join(why)}")
+    lines += ["", "## One by one"]
+    for race in RACES:
+        lines += ["", f"### {race.name}", "", f"{race.system}, {race.year}: {race.reference}.",
+                  race.breaks, ""]  # fmt: skip
+        lines += [
+            f"- `{v.name}` {v.expected.verdict.value}"
+            + (f" `{v.expected.name}`" if v.expected.name else "")
+            + f": {v.expected.source}"
+            for v in scenario(race.name).variants
+            if v.expected is not None
+        ]
+    written = FILE.read_text(encoding="utf-8").partition(BEGIN)[0]
+    return written + BEGIN + "\n".join(lines) + "\n"
+
+
+def said(record: OnRecord) -> str:
+    """Return what is on record in a cell."""
+    return f"{record.switches}, {'-' if record.preemptions is None else record.preemptions}"
+
+
+def recorded(race: Race) -> tuple[int, str]:
+    """Return (steps, property) of the defect's schedule."""
+    path = ROOT / f"schedules/races/{race.name}.{DEFECT}.schedule"
+    found = schedule.read(path.read_text(encoding="utf-8"), path.name)
+    return len(found.lines), found.violated
+
+
+def main() -> None:
+    """Look for the cheapest schedules of what is named, or of all, and write both files."""
+    known = json.loads(LEAST.read_text(encoding="utf-8")) if sys.argv[1:] else {}
+    found = {
+        race.name: least(race) if not known or race.name in sys.argv[1:] else known[race.name]
+        for race in RACES
+    }
+    lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in found.items())
+    LEAST.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+    FILE.write_text(document(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
