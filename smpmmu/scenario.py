@@ -100,7 +100,8 @@ class Setup:
                     msg = f"the program of {context.name} holds {found}; expected call({found})"
                     raise ModelError(msg)
                 check_pure(entry)
-        ordered = sorted(contexts, key=lambda c: (list(Role).index(c.role), c.cpu))
+        # By number: cpu10 comes after cpu9.
+        ordered = sorted(contexts, key=lambda c: (list(Role).index(c.role), len(c.cpu), c.cpu))
         return System(tuple(ordered), tuple(self._properties), tuple(self._words))
 
 

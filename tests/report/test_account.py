@@ -9,9 +9,12 @@ import pytest
 
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.live import in_trio, random_run, replay
+from smpmmu.engine.local import call
+from smpmmu.engine.steps import Word, store
 from smpmmu.replaying import replay_file, replay_seed
 from smpmmu.report.account import Account, Arrow, Span
 from smpmmu.report.telling import tell
+from smpmmu.scenario import Setup
 from smpmmu.targets import one
 from tests.shell import DEFECT, ROOT
 
@@ -158,6 +161,20 @@ def test_a_users_words_need_say_nothing() -> None:
                                  "cpu1.irq.invalidate", "cpu1.irq.invalidate"))  # fmt: skip
     assert [(a.word, a.first, a.last) for a in longer.arrows] == [("ipi", 3, 7), ("ipi", 3, 4)]
     assert longer.steps[3].sent_at == longer.steps[6].sent_at == 3
+
+
+def test_lanes_are_in_the_order_of_the_cpus_numbers() -> None:
+    x = Word("x")
+
+    async def touch() -> None:
+        await store(x, 1)
+
+    setup = Setup()
+    for number in reversed(range(12)):
+        setup.cpu(number, call(touch))
+    system = setup.system()
+    account = of_run(system, in_trio(random_run, system, 1))
+    assert [account.agents[n].name for n in account.lanes] == [f"cpu{n}" for n in range(12)]
 
 
 def test_a_run_that_was_not_so_is_refused() -> None:

@@ -57,7 +57,11 @@
       button.disabled = Boolean(disable[button.dataset.go]);
     }
     if (scroll && chosen) chosen.querySelector(".what").scrollIntoView({ block: "nearest" });
-    history.replaceState(null, "", at ? `#s${at}` : "#");
+    try {
+      history.replaceState(null, "", at ? `#s${at}` : "#");
+    } catch {
+      // Browsers refuse when a key is held down for long; the address is a convenience.
+    }
   }
 
   function change(direction) {
