@@ -43,6 +43,10 @@ FAULT_IS_ATOMIC = (
 )
 
 
+DEFERRED_SLOTS = 2
+"""Records that a queue has room for."""
+
+
 class Record(enum.Enum):
     """What a deferred update holds of its entry."""
 
@@ -52,6 +56,19 @@ class Record(enum.Enum):
     """Its address; it is re-read, and what was read is applied in another step."""
     VALUE = "value"
     """Its value when the update was made."""
+
+
+class Holds(enum.Enum):
+    """What is held back in lazy MMU mode, until it is left or the queue is drained."""
+
+    NOTHING = "nothing"
+    """The hypervisor has no SetLazyMode."""
+    UPDATES = "updates"
+    """Updates of leaf entries, whether accessors or hooks; a flush here drains the queue."""
+    FLUSHES = "flushes"
+    """Flushes of this vCPU too, in their order, but for those of interrupt handlers."""
+    ALL = "all"
+    """Those of interrupt handlers too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,10 @@ class Hypervisor:
         ipis_drain: what an interrupt handler flushes drains the queue.
         tracking: the shadow is kept stricter than the primary until A and D are set.
         fault_is_atomic: a hidden fault fills the shadow from what the primary still holds.
+        lazy: what is held back in lazy MMU mode.
+        lazy_noted_first: vmi_set_lazy_mode writes its variable before it calls SetLazyMode; the
+            code does so after it.
+        slots: records that a queue has room for; a full one is drained, which is always allowed.
         types: page types, where the scenario's tables come and go.
     """
 
@@ -76,6 +97,9 @@ class Hypervisor:
     ipis_drain: bool = True
     tracking: bool = True
     fault_is_atomic: bool = True
+    lazy: Holds = Holds.NOTHING
+    lazy_noted_first: bool = False
+    slots: int = DEFERRED_SLOTS
     types: PageTypes | None = None
 
 

@@ -1,16 +1,14 @@
 """VMI's hooks: a shadow kept in step by notifications, with a queue of deferred ones per vCPU.
 
-A deferred update waits in the queue of the vCPU that made it, and is applied at that vCPU's next
-INVLPG, load of CR3 or page fault, its own or an interrupt's. It must not know Linux beyond the
-hook table. Source: arch/i386/kernel/vmi.c, Linux 2.6.21, and the VMI specification 2.0
-(2006-03-13). The queue being one per vCPU is inferred; when a record is read is unverified, hence
-the knobs (`shadow.Hypervisor`).
+A deferred update waits in the queue of the vCPU that made it (`update_queue.py`); in lazy MMU mode
+every update does. It must not know Linux beyond the hook table. Source: arch/i386/kernel/vmi.c,
+Linux 2.6.21, and the VMI specification 2.0 (2006-03-13).
 """
 
 from __future__ import annotations
 
-from smpmmu.engine.routines import instruction, routine
-from smpmmu.engine.steps import Part, Word, load, store, xchg
+from smpmmu.engine.routines import bug_on, instruction, routine
+from smpmmu.engine.steps import Word, load, store
 from smpmmu.hypervisor.page_types import (
     ONLY_ANNOUNCED_FRAMES_ARE_UPDATED,
     PD,
@@ -23,73 +21,29 @@ from smpmmu.hypervisor.page_types import (
     release,
     spde_for,
 )
-from smpmmu.hypervisor.shadow import (
-    Record,
-    demand_page,
-    set_spte,
-    sync_directory,
-    sync_entry,
-    sync_entry_torn,
+from smpmmu.hypervisor.shadow import Holds, demand_page, set_spte, sync_directory, sync_entry
+from smpmmu.hypervisor.update_queue import (
+    FLUSH_EVERYTHING,
+    FLUSH_PAGE,
+    FLUSH_USER,
+    drain,
+    drains,
+    enqueue,
+    flush_all,
+    flush_page,
+    holds_flushes,
+    holds_updates,
+    is_page_table,
+    lazy_mode,
+    refetch,
+    supersede,
 )
-from smpmmu.kernel.paravirt import AddressSpace, ParavirtOps, native
-from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
-from smpmmu.machine.entries import ENTRY, PAGE_PRESENT, PAGE_SHIFT, Address, pfn_of
-from smpmmu.machine.memory import pgd_index, pmd_index, pte_index
+from smpmmu.kernel.paravirt import AddressSpace, LazyMode, ParavirtOps, native
+from smpmmu.machine.cpu import Cpu, load_cr3
+from smpmmu.machine.entries import PAGE_SHIFT
+from smpmmu.machine.memory import PAGE_SIZE
 
-DEFERRED_SLOTS = 2
-"""Records that a queue holds; a full one is drained, which is always allowed."""
-QUEUES = "deferred updates"
-"""Reports show the queues in this table."""
-
-
-def deferred(cpu: Cpu, slot: int) -> Word:
-    """Return a slot of a vCPU's queue: the physical address of an entry, or 0."""
-    held = Address(entry_size=cpu.memory.paging.entry_size)
-    part = Part(QUEUES, f"slot {slot}", cpu.name, held)
-    return Word(f"{cpu.name}.deferred[{slot}]", 32, owner=cpu.name, part=part)
-
-
-def deferred_value(cpu: Cpu, slot: int) -> Word:
-    """Return the entry's value that goes with the slot, where records hold values."""
-    width = cpu.memory.paging.entry_bits
-    name = f"{cpu.name}.deferred_value[{slot}]"
-    part = Part(QUEUES, f"slot {slot}, its value", cpu.name)
-    return Word(name, width, owner=cpu.name, format=ENTRY, part=part)
-
-
-def drains(cpu: Cpu) -> bool:
-    """Whether what is flushed here and now drains the queue."""
-    return bool(cpu.hypervisor.ipis_drain or not cpu.in_interrupt)
-
-
-@routine
-async def drain(cpu: Cpu) -> None:
-    """Apply and empty this vCPU's queue, oldest first."""
-    for slot in range(DEFERRED_SLOTS):
-        ptep = await xchg(deferred(cpu, slot), 0)
-        if not ptep:
-            return
-        word = cpu.memory.at(ptep)
-        if not await is_page_table(cpu, ptep):
-            continue
-        if cpu.hypervisor.record is Record.VALUE:
-            await set_spte(cpu, word, await xchg(deferred_value(cpu, slot), 0))
-        elif cpu.hypervisor.record is Record.TORN:
-            await sync_entry_torn(cpu, word)
-        else:
-            await sync_entry(cpu, word)
-
-
-async def is_page_table(cpu: Cpu, ptep: int) -> bool:
-    """Whether there is a shadow for the frame that `ptep` lies in; no step if types are not kept.
-
-    C: check_page_type
-    """
-    if cpu.hypervisor.types is None:
-        return True
-    known = await load(page_type(cpu, ptep >> PAGE_SHIFT)) == PT
-    check(cpu, known, ONLY_ANNOUNCED_FRAMES_ARE_UPDATED)
-    return known
+LAZY_MODES_DO_NOT_NEST = "lazy_modes_do_not_nest"
 
 
 @routine
@@ -124,42 +78,42 @@ async def sync_shadow(cpu: Cpu, ptep: int) -> None:
         await sync_directory(cpu, word)
 
 
-@routine
-async def supersede(cpu: Cpu, ptep: int) -> None:
-    """Bring a queued value up to date when its entry is updated now: no call overtakes another.
+def lazy_mode_variable(cpu: Cpu) -> Word:
+    """Return what vmi.c believes of this CPU's mode: whether it is lazy MMU mode.
 
-    Records of addresses need no such care: whenever they are applied, the entry is read anew.
+    C: per_cpu(lazy_mode), in vmi_set_lazy_mode
     """
-    if cpu.hypervisor.record is not Record.VALUE:
+    return Word(f"{cpu.name}.lazy_mode", 1, owner=cpu.name)
+
+
+@instruction
+async def rom_set_lazy_mode(cpu: Cpu, mode: int) -> None:
+    """Begin or end lazy MMU mode; both apply what is held back: VMI_SetLazyMode."""
+    await drain(cpu)
+    await store(lazy_mode(cpu), mode)
+
+
+async def vmi_set_lazy_mode(cpu: Cpu, mode: LazyMode) -> None:
+    """Enter, leave or interrupt lazy MMU mode; nothing if the hypervisor has none.
+
+    C: vmi_set_lazy_mode
+    """
+    if cpu.hypervisor.lazy is Holds.NOTHING:
         return
-    for slot in range(DEFERRED_SLOTS):
-        queued = await load(deferred(cpu, slot))
-        if not queued:
-            return
-        if queued == ptep:
-            await store(deferred_value(cpu, slot), await load(cpu.memory.at(ptep)))
-
-
-@routine
-async def put(cpu: Cpu, slot: int, ptep: int) -> None:
-    """Write a record."""
-    if cpu.hypervisor.record is Record.VALUE:
-        await store(deferred_value(cpu, slot), await load(cpu.memory.at(ptep)))
-    await store(deferred(cpu, slot), ptep)
-
-
-@routine
-async def refetch(cpu: Cpu, root: int, addr: int) -> None:
-    """Bring this vCPU's own shadow of the page of `addr` under `root` up to date."""
-    paging = cpu.memory.paging
-    if paging.is_pae:
-        pdpte = await load(cpu.memory.table(root, pgd_index(addr, paging)))
-        if not pdpte & PAGE_PRESENT:
-            return
-        root = pfn_of(pdpte)
-    gpde = await load(cpu.memory.table(root, pmd_index(addr, paging)))
-    if gpde & PAGE_PRESENT:
-        await sync_entry(cpu, cpu.memory.table(pfn_of(gpde), pte_index(addr, paging)))
+    believed = lazy_mode_variable(cpu)
+    nested = await load(believed) and mode is LazyMode.MMU
+    bug_on(nested, LAZY_MODES_DO_NOT_NEST)
+    if mode is LazyMode.FLUSH:
+        await rom_set_lazy_mode(cpu, 0)
+        await rom_set_lazy_mode(cpu, await load(believed))
+    else:
+        on = int(mode is LazyMode.MMU)
+        if cpu.hypervisor.lazy_noted_first:
+            await store(believed, on)
+        await rom_set_lazy_mode(cpu, on)
+        # An interrupt that flushes here sets the mode that is noted.
+        if not cpu.hypervisor.lazy_noted_first:
+            await store(believed, on)
 
 
 @instruction
@@ -169,6 +123,9 @@ async def vmi_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
     C: vmi_set_pte
     """
     await native.set_pte(cpu, ptep, pteval)
+    if await holds_updates(cpu):
+        await enqueue(cpu, ptep)
+        return
     await supersede(cpu, ptep)
     # set_pmd_pte writes directory entries with it as well; the level is not looked at.
     await set_shadow(cpu, ptep, pteval, PT | PD)
@@ -202,6 +159,9 @@ async def vmi_set_pte_atomic(cpu: Cpu, ptep: int, pteval: int) -> None:
     Model: set_pmd_pte writes directory entries with it; the level is not looked at.
     """
     await native.set_pte_atomic(cpu, ptep, pteval)
+    if await holds_updates(cpu):
+        await enqueue(cpu, ptep)
+        return
     await supersede(cpu, ptep)
     await sync_shadow(cpu, ptep)
 
@@ -213,6 +173,9 @@ async def vmi_pte_clear(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
     C: vmi_pte_clear
     """
     await native.pte_clear(cpu, mm, addr, ptep)
+    if await holds_updates(cpu):
+        await enqueue(cpu, ptep)
+        return
     await supersede(cpu, ptep)
     await set_shadow(cpu, ptep, 0, PT)
 
@@ -229,10 +192,13 @@ async def vmi_pmd_clear(cpu: Cpu, pmdp: int) -> None:
 
 @instruction
 async def vmi_update_pte(cpu: Cpu, mm: object, addr: int, ptep: int) -> None:
-    """Bring the shadow of an entry up to date now.
+    """Bring the shadow of an entry up to date now, or in lazy MMU mode when it is left.
 
     C: vmi_update_pte
     """
+    if await holds_updates(cpu):
+        await enqueue(cpu, ptep)
+        return
     await supersede(cpu, ptep)
     if await is_page_table(cpu, ptep):
         await sync_entry(cpu, cpu.memory.at(ptep))
@@ -249,26 +215,23 @@ async def vmi_update_pte_defer(cpu: Cpu, mm: AddressSpace, addr: int, ptep: int)
 
 async def defer(cpu: Cpu, ptep: int, *, current: bool) -> None:
     """Queue the entry if its address space is the `current` one, or bring its shadow up to date."""
-    if not current and cpu.hypervisor.current_only:
+    at_once = not current and cpu.hypervisor.current_only
+    if at_once and not await holds_updates(cpu):
         await supersede(cpu, ptep)
         await sync_entry(cpu, cpu.memory.at(ptep))
         return
-    for slot in range(DEFERRED_SLOTS):
-        if not await load(deferred(cpu, slot)):
-            await put(cpu, slot, ptep)
-            return
-    await drain(cpu)
-    await put(cpu, 0, ptep)
+    await enqueue(cpu, ptep)
 
 
 @instruction
 async def vmi_flush_tlb_single(cpu: Cpu, addr: int) -> None:
     """Drain the queue, then drop the translation of `addr`: VMI_InvalPage."""
+    if await holds_flushes(cpu):
+        await enqueue(cpu, addr & ~(PAGE_SIZE - 1) | FLUSH_PAGE)
+        return
     if drains(cpu):
         await drain(cpu)
-    if cpu.hypervisor.private:
-        await refetch(cpu, await read_cr3(cpu), addr)
-    await invlpg(cpu, addr)
+    await flush_page(cpu, addr)
 
 
 @instruction
@@ -297,16 +260,12 @@ async def vmi_flush_tlb_kernel(cpu: Cpu) -> None:
 @instruction
 async def flush_tlb(cpu: Cpu, *, everything: bool) -> None:
     """Drain the queue, then drop what is cached; with `everything` global entries as well."""
+    if await holds_flushes(cpu):
+        await enqueue(cpu, FLUSH_EVERYTHING if everything else FLUSH_USER)
+        return
     if drains(cpu):
         await drain(cpu)
-    if cpu.hypervisor.private:
-        root = await read_cr3(cpu)
-        for addr in cpu.pages:
-            await refetch(cpu, root, addr)
-    if everything:
-        await flush_global(cpu)
-    else:
-        await load_cr3(cpu, await read_cr3(cpu))
+    await flush_all(cpu, everything=everything)
 
 
 @routine
@@ -403,4 +362,5 @@ vmi = ParavirtOps(
     alloc_pd_clone=vmi_allocate_pd_clone,
     release_pt=vmi_release_pt,
     release_pd=vmi_release_pd,
+    set_lazy_mode=vmi_set_lazy_mode,
 )

@@ -14,6 +14,7 @@ from smpmmu.engine.routines import bug_on, routine
 from smpmmu.engine.steps import Word, load, store
 from smpmmu.kernel.mm import pte_offset_kernel
 from smpmmu.kernel.page_hooks import Place
+from smpmmu.kernel.paravirt import arch_enter_lazy_mmu_mode, arch_leave_lazy_mmu_mode
 from smpmmu.kernel.pgalloc import pmd_clear
 from smpmmu.kernel.pgtable import ptep_get_and_clear
 from smpmmu.kernel.tlb import tlb_finish_mmu, tlb_remove_page
@@ -164,19 +165,22 @@ async def zap_pte_range(cpu: Cpu, vma: VmAreaStruct, pmd: int, addr: int, end: i
     """Clear the entries from `addr` to `end`, which lie in one table, and gather their pages.
 
     C: zap_pte_range
-    Model: anonymous pages, whose dirty mark dies with them. Lazy MMU mode is left out here.
+    Model: anonymous pages, whose dirty mark dies with them.
     """
     mm = vma.vm_mm
     table = await load(cpu.memory.at(pmd))
     ptl = mm.pte_lockptr(addr)
     await spin_lock(ptl)
+    await arch_enter_lazy_mmu_mode(cpu)
     for address in used(cpu, addr, end):
         pte = pte_offset_kernel(cpu, table, address)
         if await load(cpu.memory.at(pte), PAGE_PRESENT):
             page = pfn_of(await ptep_get_and_clear(cpu, mm, address, pte))
             # It may be freed here and now, while the ptl is held.
             await tlb_remove_page(cpu, mm, page)
+    await arch_leave_lazy_mmu_mode(cpu)
     await spin_unlock(ptl)
+    await arch_leave_lazy_mmu_mode(cpu, late=True)
 
 
 def used(cpu: Cpu, addr: int, end: int) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.steps import Format, Part, Word, load
 from smpmmu.machine.entries import FRAME, pfn_of
 from smpmmu.machine.memory import NON_PAE, Paging, pgd_index, pmd_index, pte_index
+from smpmmu.machine.rwsem import rwsem
 from smpmmu.machine.spinlock import spinlock
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class MmStruct:
     def page_table_lock(self) -> Word:
         """The lock of all page tables where they have none of their own."""
         return spinlock("ptl" if self.number == 1 else f"ptl{self.number}")
+
+    @property
+    def mmap_sem(self) -> Word:
+        """What guards the mappings."""
+        return rwsem("mmap_sem" if self.number == 1 else f"mmap_sem{self.number}")
 
     @property
     def cpu_vm_mask(self) -> Word:
@@ -125,18 +131,33 @@ def pte_offset_kernel(cpu: Cpu, pmdval: int, addr: int) -> int:
     return paging.entry_at(pfn_of(pmdval), pte_index(addr, paging))
 
 
+VM_READ, VM_WRITE, VM_EXEC = 0x1, 0x2, 0x4
+VM_FLAGS = Format(flags=((VM_READ, "R"), (VM_WRITE, "W"), (VM_EXEC, "X")))
+
+
 @dataclass(frozen=True, slots=True)
 class VmAreaStruct:
-    """A mapping.
+    """A mapping, readable and writable at first.
 
     Attributes:
         vm_mm: its address space.
         vm_start: its first address; where it begins and ends matters to who unmaps it whole.
         vm_end: the first address after it.
         vm_file: it maps a file.
+        shared: it is a shared one (VM_SHARED).
+        notifies: its first write to a clean page must fault (vma_wants_writenotify), so that the
+            page is accounted as dirty.
     """
 
     vm_mm: MmStruct
     vm_start: int = 0
     vm_end: int = 0
     vm_file: bool = False
+    shared: bool = False
+    notifies: bool = False
+
+    @property
+    def vm_flags(self) -> Word:
+        """What the mapping allows: those of its flags that change; mmap_sem guards them."""
+        name = f"mm{self.vm_mm.number}.vm_flags"
+        return Word(name, 3, VM_READ | VM_WRITE, format=VM_FLAGS)

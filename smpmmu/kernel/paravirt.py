@@ -7,6 +7,7 @@ patch "paravirt: update pte hook" (789e6ac0a7c).
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,14 @@ from smpmmu.kernel.page_hooks import AS_MERGED, PageHooks
 from smpmmu.machine.cpu import Cpu, flush_global, invlpg, load_cr3, read_cr3
 
 Hook = Callable[..., Awaitable[None]]
+
+
+class LazyMode(enum.Enum):
+    """PARAVIRT_LAZY_: whether a hypervisor may hold updates back. Lazy CPU mode is left out."""
+
+    NONE = "none"
+    MMU = "MMU"
+    FLUSH = "flush"
 
 
 class AddressSpace(Protocol):
@@ -55,6 +64,27 @@ class Linux:
         unlinks_first: free_pgtables hides mappings from rmap walkers before it frees their tables.
         clear_refs_flushes_locked: clear_refs flushes for each page table that it changed, before
             it gives the lock back (proposed against the former, not merged).
+        lazy_mmu_left_late: lazy MMU mode is left after the ptl was released; the code leaves it
+            before.
+        mprotect_clears: change_pte_range empties an entry before it writes it anew; if not, it
+            writes over what a walker may have marked meanwhile.
+        mprotect_flushes: mprotect flushes before it returns.
+        mremap_flushes_locked: move_ptes flushes each entry with the locks held; if not, all are
+            flushed after the locks (until eb66ae030829, 4.19).
+        mremap_locks_file: move_ptes takes i_mmap_lock for a file; if not, truncation can come in
+            between, as in the kernels that eb66ae030829 mends.
+        zap_flushes_page: unmapping flushes the addresses that it has cleared, as later kernels do,
+            not all of the mm.
+        generic_wrprotect: ptep_set_wrprotect is the generic one, a load and set_pte_at, as a direct
+            implementation needs it.
+        copy_break: entries after which copy_pte_range gives its locks up (the C: 4, if somebody
+            waits for them); 0 for never.
+        copied: frames for do_wp_page, which then takes the page to be shared and copies it.
+        copied_frees: the page that was copied is freed: its other user is gone by then.
+        copy_rereads: copy_one_pte reads the parent's entry again after it was write-protected
+            (until 3dc90795144).
+        kmap_flushes: kmap_atomic and kunmap_atomic flush what lazy MMU mode holds back
+            (49f19710512, 2.6.21).
         pud_populate_flushes: an entry of PAE's root is fetched by all processors that run the mm
             (4981d01eada5, 2.6.39); if not, by this one (6194ba6ff6c, 2.6.25).
     """
@@ -74,6 +104,18 @@ class Linux:
     gather: int = 3
     unlinks_first: bool = True
     pud_populate_flushes: bool = True
+    lazy_mmu_left_late: bool = False
+    mprotect_clears: bool = True
+    mprotect_flushes: bool = True
+    mremap_flushes_locked: bool = True
+    mremap_locks_file: bool = True
+    zap_flushes_page: bool = False
+    copied: tuple[int, ...] = ()
+    copied_frees: bool = True
+    copy_rereads: bool = False
+    copy_break: int = 0
+    generic_wrprotect: bool = False
+    kmap_flushes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +145,8 @@ class ParavirtOps:
             `start` on copied from another one.
         release_pt: (cpu, pfn): a frame is no longer a page table.
         release_pd: (cpu, pfn): likewise a page directory.
+        set_lazy_mode: (cpu, mode): updates may be held back from here on (LazyMode.MMU), no longer
+            (NONE), or must be applied up to here (FLUSH).
     """
 
     set_pte: Hook
@@ -125,6 +169,7 @@ class ParavirtOps:
     alloc_pd_clone: Hook
     release_pt: Hook
     release_pd: Hook
+    set_lazy_mode: Hook
 
 
 async def native_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
@@ -227,6 +272,38 @@ async def native_page_nop(cpu: Cpu, *frames: int) -> None:
     """Do nothing: a processor knows page tables by walking them."""
 
 
+async def native_set_lazy_mode(cpu: Cpu, mode: LazyMode) -> None:
+    """Do nothing: the bare machine holds nothing back."""
+
+
+async def arch_enter_lazy_mmu_mode(cpu: Cpu) -> None:
+    """Let updates be held back from here on. Interrupts stay as they are.
+
+    C: arch_enter_lazy_mmu_mode
+    """
+    await cpu.pv.set_lazy_mode(cpu, LazyMode.MMU)
+
+
+async def arch_leave_lazy_mmu_mode(cpu: Cpu, *, late: bool = False) -> None:
+    """Have all that was held back applied, and nothing held back from here on.
+
+    It stands twice where the ptl is released: before it as in the C, and after it, `late`. The
+    kernel's knob says which of the two is there.
+
+    C: arch_leave_lazy_mmu_mode
+    """
+    if cpu.linux.lazy_mmu_left_late is late:
+        await cpu.pv.set_lazy_mode(cpu, LazyMode.NONE)
+
+
+async def arch_flush_lazy_mmu_mode(cpu: Cpu) -> None:
+    """Have all that was held back applied, and stay in the mode if this CPU is in it.
+
+    C: arch_flush_lazy_mmu_mode (49f19710512, 2.6.21)
+    """
+    await cpu.pv.set_lazy_mode(cpu, LazyMode.FLUSH)
+
+
 native = ParavirtOps(
     set_pte=native_set_pte,
     set_pte_at=native_set_pte_at,
@@ -248,4 +325,5 @@ native = ParavirtOps(
     alloc_pd_clone=native_page_nop,
     release_pt=native_page_nop,
     release_pd=native_page_nop,
+    set_lazy_mode=native_set_lazy_mode,
 )

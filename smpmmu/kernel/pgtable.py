@@ -16,6 +16,7 @@ from smpmmu.kernel import pgtable_3level
 from smpmmu.kernel.smp import flush_tlb_page
 from smpmmu.machine.entries import (
     ENTRY,
+    FRAME,
     HIGH,
     LOW,
     PAGE_ACCESSED,
@@ -23,12 +24,17 @@ from smpmmu.machine.entries import (
     PAGE_BIT_DIRTY,
     PAGE_BIT_RW,
     PAGE_DIRTY,
+    PAGE_RW,
 )
 from smpmmu.machine.memory import store_low, xchg_low
 
 if TYPE_CHECKING:
     from smpmmu.kernel.mm import MmStruct, VmAreaStruct
     from smpmmu.machine.cpu import Cpu
+
+
+PAGE_CHG_MASK = FRAME | PAGE_ACCESSED | PAGE_DIRTY
+"""What pte_modify keeps."""
 
 
 async def clear_bit(cpu: Cpu, nr: int, addr: int) -> None:
@@ -69,6 +75,14 @@ async def pte_lock_held(mm: MmStruct, addr: int, where: str) -> None:
     The entries of init_mm have none: who may change them is settled otherwise.
     """
     bug_on(not mm.is_init and not await holds(mm.pte_lockptr(addr)), f"ptl_held_in_{where}")
+
+
+def pte_modify(pte: int, newprot: int) -> int:
+    """Return an entry with other rights; frame, A and D are kept.
+
+    C: pte_modify
+    """
+    return pte & PAGE_CHG_MASK | newprot
 
 
 async def set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
@@ -226,10 +240,13 @@ async def ptep_test_and_clear_young(cpu: Cpu, vma: VmAreaStruct, addr: int, ptep
 async def ptep_set_wrprotect(cpu: Cpu, mm: MmStruct, addr: int, ptep: int) -> None:
     """Take the right to write away; the caller must flush.
 
-    C: ptep_set_wrprotect
+    C: ptep_set_wrprotect; if the kernel's knob says so, that of include/asm-generic/pgtable.h
     Holds: the ptl
     """
     await pte_lock_held(mm, addr, "ptep_set_wrprotect")
+    if cpu.linux.generic_wrprotect:
+        await set_pte_at(cpu, mm, addr, ptep, await read_pte(cpu, ptep) & ~PAGE_RW)
+        return
     # The walker of another CPU may set A or D at any moment: the instruction is locked.
     await clear_bit(cpu, PAGE_BIT_RW, ptep)
     await cpu.pv.pte_update(cpu, mm, addr, ptep)

@@ -42,6 +42,10 @@ NAMES = (
     "unmap_twice",
     "flush_all",
     "mmu_gather",
+    "lazy_mmu",
+    "mprotect",
+    "mremap",
+    "fork_range",
     *(race.name for race in RACES),
     "litmus",
 )
@@ -59,6 +63,7 @@ FAMILIES = {
         "vmalloc_fault",
         "boot_page_tables",
     ),
+    "paths": ("lazy_mmu", "mprotect", "mremap", "fork_range"),
     "races": tuple(race.name for race in RACES),
 }
 """Names that stand for several scenarios of the catalogue."""

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import fetch_or
 from smpmmu.hypervisor.shadow import Hypervisor, Record, shadow_of
-from smpmmu.hypervisor.vmi import DEFERRED_SLOTS, deferred, vmi
+from smpmmu.hypervisor.update_queue import deferred
+from smpmmu.hypervisor.vmi import vmi
 from smpmmu.kernel.mm import MmStruct, VmAreaStruct
 from smpmmu.kernel.paravirt import Linux, ParavirtOps, native
 from smpmmu.kernel.smp import flush_tlb_page, install_interrupts
@@ -222,7 +223,7 @@ def demand_lock_rule(setup: Setup, cpus: list[Cpu], lock: Word, ptep: int) -> No
     """Demand the lock rule of the entry at `ptep`, guarded by `lock`, for all vCPUs."""
     shadows = {cpu.walked.prefix: cpu.walked.at(ptep) for cpu in cpus if cpu.hypervisor}
     queues = [cpu for cpu in cpus if cpu.hypervisor]
-    slots = [deferred(cpu, slot) for cpu in queues for slot in range(DEFERRED_SLOTS)]
+    slots = [deferred(cpu, slot) for cpu in queues for slot in range(cpu.hypervisor.slots)]
     primary = cpus[0].memory.at(ptep)
     for name, truth in lock_rule(lock, primary, list(shadows.values()), slots, ptep):
         setup.always(name, truth)
@@ -240,20 +241,22 @@ def vcpu(
     linux: Linux | None = None,
     mms: tuple[MmStruct, ...] = (),
     kernel_thread: bool = False,
+    pages: tuple[int, ...] = (ADDR,),
+    bare: ParavirtOps = native,
 ) -> Cpu:
     """Return a vCPU whose hooks are as written: VMI's, or nothing on the bare machine.
 
     It has interrupts and an evictor unless no flush can ever concern it. `tables` are the frames
-    of the guest's page tables.
+    of the guest's page tables. Without a hypervisor that keeps a shadow its hooks are `bare`.
     """
     cpu = Cpu(
         number,
         guest,
         guest if hypervisor is None else shadow_of(guest, tables, hypervisor, number),
         mm.pgd,
-        native if hypervisor is None else pv,
+        bare if hypervisor is None else pv,
         mm,
-        (ADDR,),
+        pages,
         mms=mms,
         kernel_thread=kernel_thread,
         hypervisor=hypervisor,

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from smpmmu.engine.expressions import finished, implies, value
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import Word, load, store, xchg
-from smpmmu.hypervisor.shadow import Hypervisor, Record, gpte_to_spte
-from smpmmu.hypervisor.vmi import DEFERRED_SLOTS, deferred, drain, vmi, vmi_page_fault
+from smpmmu.hypervisor.shadow import DEFERRED_SLOTS, Hypervisor, Record, gpte_to_spte
+from smpmmu.hypervisor.update_queue import deferred, drain
+from smpmmu.hypervisor.vmi import vmi, vmi_page_fault
 from smpmmu.kernel.context import context_switch
 from smpmmu.kernel.mm import INIT_MM
 from smpmmu.kernel.paravirt import Linux

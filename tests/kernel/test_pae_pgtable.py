@@ -10,8 +10,15 @@ import pytest
 from smpmmu.engine.expressions import any_of, value
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import Word, store
-from smpmmu.hypervisor.shadow import Hypervisor, Record, gpte_to_spte, shadow_of
-from smpmmu.hypervisor.vmi import DEFERRED_SLOTS, deferred, vmi
+from smpmmu.hypervisor.shadow import (
+    DEFERRED_SLOTS,
+    Hypervisor,
+    Record,
+    gpte_to_spte,
+    shadow_of,
+)
+from smpmmu.hypervisor.update_queue import deferred
+from smpmmu.hypervisor.vmi import vmi
 from smpmmu.kernel.fault import handle_pte_fault
 from smpmmu.kernel.init import set_kernel_exec
 from smpmmu.kernel.mm import INIT_MM, MmStruct, VmAreaStruct
