@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -300,8 +301,10 @@ def test_numbers_of_bytes_are_read_or_refused(
 
 # Help.
 
+COMMANDS = sorted(importlib.import_module("smpmmu.cli").cli.commands)
 
-@pytest.mark.parametrize("command", [(), ("explore",), ("replay",), ("stress",), ("list",)])
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_is_there(command: tuple[str, ...], option: str, shell: Shell) -> None:
     done = shell(*command, option)
