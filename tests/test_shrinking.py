@@ -112,7 +112,7 @@ RACES = [
     # No race either: a table that was not announced is not shadowed, so that whoever filled it
     # faults for ever. All 25 steps are one CPU's, in the order of its program.
     Minimal("pte_alloc_race/not_announced_promises",
-            "mapped_pages_are_reachable", [("cpu1", 25)], 0, ("cpu0",)),
+            "mapped_pages_are_reachable", [("cpu0", 25)], 0, ("cpu1",)),
 ]  # fmt: skip
 
 

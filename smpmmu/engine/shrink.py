@@ -15,32 +15,21 @@ whoever asks runs the answer again.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from smpmmu.engine.batch import Kernel
-from smpmmu.engine.cheapest import Cheapest, Goal, states_along
 from smpmmu.engine.errors import ModelError, UsageError
-from smpmmu.engine.explore import Search
+from smpmmu.engine.guided import Task
+from smpmmu.engine.program import Role
 from smpmmu.engine.reduced import parts, without
-from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
-from smpmmu.engine.verdict import Budget
 from smpmmu.engine.walk import Cost, Walk, cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from smpmmu.engine.batch import Block
     from smpmmu.engine.system import System
 
 MOST_NODES = 500_000
 """Pairs of a state and a last context that a search from the start looks at."""
-
-MOST_NODES_OF_AN_END = 20_000
-"""The same for the search of an end of the run."""
-
-MOST_ATTEMPTS = 2_000
-"""Orders that are tried where the least cannot be proven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,203 +91,82 @@ def shrink(
 
 
 def _leave_out(system: System, result: Shrunk, most: int) -> Shrunk:
-    """Leave out one program or call after the other where that changes nothing."""
+    """Leave out programs and calls where that changes neither switches nor preemptions.
+
+    First all at once of what the run never comes to, then one by one.
+    """
     gone: list[str] = []
-    for part in parts(system):
-        if part.split("[")[0] in gone:
+    idle, unbegun = _unused(system, result.choices)
+    groups = [idle, unbegun, *([part] for part in parts(system))]
+    while groups:
+        group = [part for part in groups.pop(0) if not _covered(part, gone)]
+        if not group:
             continue
         try:
-            less = without(system, (*gone, part))
-        except ModelError:
-            continue  # a property reads the end of the program, or nothing would be left
-        other = _same_in(less, result, most)
+            other = _same_in(without(system, (*gone, *group)), result, most)
+        except ModelError:  # a property reads the end of a program, or nothing would be left
+            other = None
         if other is not None:
-            gone.append(part)
+            gone += group
             result = other
+    if gone and result.least:
+        task = Task(without(system, gone), result.name, (), most)
+        least = task.proven()
+        if least is not None:
+            result = replace(result, **_priced(task.system, least))
     return replace(result, left_out=_merged(system, gone))
+
+
+def _covered(part: str, gone: list[str]) -> bool:
+    return part in gone or part.partition("[")[0] in gone
+
+
+def _unused(system: System, choices: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the main programs that never move in a run, and the calls of others never begun."""
+    idle, unbegun = [], []
+    possible = parts(system)
+    with Walk(system) as walk:
+        for choice in choices:
+            walk.take(walk.machine.numbers[choice])
+        for number, context in enumerate(system.contexts):
+            if context.role is not Role.MAIN:
+                continue
+            if context.name not in choices:
+                idle.append(context.name)
+                continue
+            runner = walk.machine.runner(number)
+            first = runner.place.number + bool(runner.raw)
+            unbegun += [f"{context.name}[{n}]" for n in range(first, len(context.calls))]
+    return [part for part in idle if part in possible], [p for p in unbegun if p in possible]
 
 
 def _same_in(less: System, result: Shrunk, most: int) -> Shrunk | None:
     """Return the run in a smaller system if it costs as many switches and preemptions there."""
     numbers = {c.name: n for n, c in enumerate(less.contexts)}
     task = Task(less, result.name, (), most)
-    if result.least:
+    choices = None
+    if not task.goal_of_states:
+        choices = task.attempt([numbers[c] for c in result.choices if c in numbers])
+    if result.least and (choices is None or not task.none_below(result.cost)):
         choices = task.proven()
-    elif task.goal_of_states:
-        return None  # the state at the end of the run is none of the smaller system
-    else:
-        order = [numbers[c] for c in result.choices if c in numbers]
-        choices = task.attempt(order)
     if choices is None:
         return None
-    names = tuple(less.contexts[n].name for n in choices)
-    price = cost(less, names)
+    found = _priced(less, choices)
+    price = found["cost"]
     same = (price.switches, price.preemptions) == (result.cost.switches, result.cost.preemptions)
-    return replace(result, choices=names, cost=price) if same else None
+    return replace(result, **found) if same else None
+
+
+def _priced(system: System, choices: Sequence[int]) -> dict[str, Any]:
+    names = tuple(system.contexts[n].name for n in choices)
+    return {"choices": names, "cost": cost(system, names)}
 
 
 def _merged(system: System, gone: list[str]) -> tuple[str, ...]:
-    """Name a program all of whose calls are gone as one."""
-    return tuple(
-        dict.fromkeys(
-            c.name if all(f"{c.name}[{n}]" in gone for n in range(len(c.calls))) else part
-            for part in gone
-            for c in system.contexts
-            if part.split("[")[0] == c.name
-        )
-    )
-
-
-class Task:
-    """Finding cheap schedules that violate one property of one system.
-
-    Attributes:
-        nodes: looked at by the search from the start.
-    """
-
-    def __init__(self, system: System, name: str, given: Sequence[int], most: int) -> None:
-        """Work on `system`; what no state shows is known of the end of the `given` run."""
-        self._system, self._most = system, most
-        self._name = name
-        self._kernel = Kernel(system)
-        self._attempts = 0
-        self.nodes = 0
-        self.goal_of_states = name in (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE)
-        self._goal = Goal(name)
-        self._known = True
-        self._end: object = None
-        if self.goal_of_states:
-            self._find_states(given)
-
-    def _find_states(self, given: Sequence[int]) -> None:
-        """Find the states after which rest is out of reach: all of them, or that of the run."""
-        search = Search(self._kernel, Budget(states=self._most), every=True)
-        for _ in search.depths():
-            pass
-        if not search.stopped:
-            self._goal = Goal(self._name, search.hopeless(self._name))
-            return
-        self._known = False
-        if given:
-            self._goal = Goal(self._name, states_along(self._kernel, given)[-1].fps)
-            with Walk(self._system) as walk:
-                for number in given:
-                    walk.take(number)
-                self._end = walk.machine.key()
-
-    def proven(self) -> tuple[int, ...] | None:
-        """Return the cheapest schedule of all, or None if the budget does not allow to find it."""
-        if not self._known:
-            return None
-        search = Cheapest(self._kernel, self._goal)
-        found = search.run(self._most)
-        self.nodes = found.nodes
-        return found.choices
-
-    def guided(self, given: Sequence[int]) -> tuple[int, ...]:
-        """Return the cheapest schedule that the given one leads to."""
-        best = tuple(given)
-        while True:
-            before = self._cost(best)
-            best = self._rearranged(best)
-            best = self._better_end(best)
-            if self._cost(best) >= before:
-                return best
-
-    def _rearranged(self, best: tuple[int, ...]) -> tuple[int, ...]:
-        """Leave out blocks, half of all at first, then bring blocks of one agent together."""
-        size = len(_blocks(best)) // 2
-        while size:
-            at = 0
-            while at < len(blocks := _blocks(best)):
-                cheaper = self._cheaper(best, [blocks[:at] + blocks[at + size :]])
-                at += size if cheaper is None else 0
-                best = cheaper or best
-            size //= 2
-        at = 0
-        while at < len(blocks := _blocks(best)):
-            cheaper = self._cheaper(best, _brought_together(blocks, at))
-            at += cheaper is None
-            best = cheaper or best
-        return best
-
-    def _cheaper(
-        self, best: tuple[int, ...], orders: list[list[list[int]]]
-    ) -> tuple[int, ...] | None:
-        """Return what the first of some orders of blocks leads to that is cheaper, or None."""
-        price = self._cost(best)
-        for order in orders:
-            if self._attempts >= MOST_ATTEMPTS:
-                return None
-            tried = self.attempt([choice for block in order for choice in block])
-            if tried is not None and self._cost(tried) < price:
-                return tried
-        return None
-
-    def attempt(self, order: Sequence[int]) -> tuple[int, ...] | None:
-        """Make the choices in order, one that cannot move as soon as it can; up to the violation.
-
-        None if that is not met, or something else is first.
-        """
-        self._attempts += 1
-        left = list(order)
-        made: list[int] = []
-        with Walk(self._system) as walk:
-            while True:
-                if self.goal_of_states:
-                    if walk.machine.key() == self._end:
-                        return tuple(made)
-                else:
-                    broken = walk.machine.violated()
-                    if broken:
-                        return tuple(made) if self._name in broken else None
-                at = next((i for i, n in enumerate(left) if n in walk.able), None)
-                if at is None:
-                    return None
-                made.append(left.pop(at))
-                walk.take(made[-1])
-
-    def _better_end(self, best: tuple[int, ...]) -> tuple[int, ...]:
-        """Search ends of the schedule, shorter ones first, for cheaper ones."""
-        for begin in reversed(_begins(best)):
-            price = self._cost(best)
-            so_far = self._cost(best[:begin])
-            rest = Cost(
-                price.switches - so_far.switches,
-                price.preemptions - so_far.preemptions,
-                price.choices - so_far.choices,
-            )
-            state: Block = states_along(self._kernel, best[:begin])[-1]
-            last = best[begin - 1] if begin else None
-            search = Cheapest(self._kernel, self._goal, state, last)
-            found = search.run(MOST_NODES_OF_AN_END, rest)
-            if found.choices is not None:
-                best = best[:begin] + found.choices
-        return best
-
-    def _cost(self, choices: Sequence[int]) -> Cost:
-        return cost(self._system, (self._system.contexts[n].name for n in choices))
-
-
-def _blocks(choices: Sequence[int]) -> list[list[int]]:
-    return [list(block) for _, block in groupby(choices)]
-
-
-def _begins(choices: Sequence[int]) -> list[int]:
-    """Return where the blocks begin."""
-    begins, at = [], 0
-    for block in _blocks(choices):
-        begins.append(at)
-        at += len(block)
-    return begins
-
-
-def _brought_together(blocks: list[list[int]], at: int) -> list[list[list[int]]]:
-    """Return the orders in which a block follows the one before of its agent at once."""
-    earlier = [n for n in range(at) if blocks[n][0] == blocks[at][0]]
-    if not earlier:
-        return []
-    to = earlier[-1]
-    before, between, after = blocks[:to], blocks[to + 1 : at], blocks[at + 1 :]
-    both = [blocks[to], blocks[at]]
-    return [[*before, *both, *between, *after], [*before, *between, *both, *after]]
+    """Return what is gone in the order of the system, a program all of whose calls are as one."""
+    merged: list[str] = []
+    for context in system.contexts:
+        calls = [f"{context.name}[{n}]" for n in range(len(context.calls))]
+        left = [part for part in calls if part in gone]
+        merged += [context.name] if context.name in gone or left == calls else left
+    return tuple(merged)
