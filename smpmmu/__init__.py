@@ -19,6 +19,7 @@ from smpmmu.engine.expressions import all_of, any_of, finished, implies, value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import (
     AGAIN,
+    Again,
     bug_on,
     indivisible,
     instruction,
@@ -67,6 +68,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AGAIN",
     "TAKEN",
+    "Again",
     "Answered",
     "Budget",
     "Exploration",

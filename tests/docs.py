@@ -6,6 +6,7 @@ checkout). The comment before a block says what it is:
     <!-- file: NAME -->      is written to the file
     <!-- more of: NAME -->   is added to its end
     <!-- checked -->         commands ($) with what they print
+    <!-- checked: verdicts -->  the same, but only the lines that say how it came out
     <!-- not run: WHY -->    is only shown
 """
 
@@ -19,11 +20,13 @@ from pathlib import Path
 
 from tests.shell import ROOT
 
-DOCUMENTS = ("docs/pytest.md", "docs/tutorial.md")
+DOCUMENTS = ("docs/modelling.md", "docs/pytest.md", "docs/tutorial.md")
 """The documents of which every block is marked."""
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w*)\n(?P<body>.*?)```\n", re.DOTALL
 )
+ALL = re.compile(r".*\n")
+VERDICTS = re.compile(r"(?:\S+  (?:HOLDS|VIOLATED|UNDECIDED)\b|error: |  never reached: ).*\n")
 SECONDS = re.compile(r"\b(in|after) \d+\.\d+s\b")
 SPEED = re.compile(r"[\d,]+ steps in [\d.]+ s, [\d,]+ a second\n")
 
@@ -40,10 +43,14 @@ def filled(document: str, where: Path) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             before = path.read_text(encoding="utf-8") if kind == "more of" else ""
             path.write_text(before + body, encoding="utf-8")
-        elif mark == "checked":
+        elif kind == "checked":
             commands = [line[2:] for line in body.splitlines() if line.startswith("$ ")]
-            printed = "".join(f"$ {command}\n{output(command, where)}" for command in commands)
-            return block[0].replace(body, printed)
+            shown = VERDICTS if name == "verdicts" else ALL
+            printed = [
+                f"$ {command}\n" + "".join(shown.findall(output(command, where)))
+                for command in commands
+            ]
+            return block[0].replace(body, "".join(printed))
         return block[0]
 
     return BLOCK.sub(fill, text)

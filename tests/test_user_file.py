@@ -522,7 +522,7 @@ def test_a_loop_that_spins_is_told_what_to_do(users: Users, shell: Shell) -> Non
     file = users("own.py", HEAD + body + ONE.format(call="spin"))
     done = shell("explore", file)
     assert done.status == 4
-    assert "spin has taken 1,000 steps in one call, the last 'load w'" in done.err
+    assert "spin has taken 100 equal steps in a row in one call, the last 'load w'" in done.err
     assert "`await wait_until(word, value)`" in done.err
     assert done.err.endswith("own.py:11: while await load(W) == 0:\n")
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 OWN = Path(__file__).parent
 LONGEST_HISTORY = 1_000
 """Entries in one folded history before the model is taken to poll without `retry`."""
+MOST_ALIKE = 100
+"""Reads of the same in a row, before the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Activation:
     mid: bool = False
     open: bool = False
     entry: tuple[bool, frozenset[str]] = (True, frozenset())
+    _last: tuple[str, int] = ("", 0)
+    _alike: int = 0
     _coro: Coroutine[Any, Any, Any] | None = None
     _frames: list[_Frame] = field(default_factory=list)
 
@@ -154,9 +158,14 @@ class Activation:
     def _took(self, step: Step, result: int) -> bool:
         """Record a step's result and private effects; True if they end the run as a bug."""
         self.history.append(result)
-        if len(self.history) > LONGEST_HISTORY:
+        same = (step.label, result) == self._last and not step.writes
+        self._alike = self._alike + 1 if same else 0
+        self._last = (step.label, result)
+        polls = self._alike == MOST_ALIKE
+        if polls or len(self.history) > LONGEST_HISTORY:
+            many = f"{MOST_ALIKE} equal steps in a row" if polls else f"{LONGEST_HISTORY:,} steps"
             msg = (
-                f"{self.call.name} has taken {LONGEST_HISTORY:,} steps in one call, the last "
+                f"{self.call.name} has taken {many} in one call, the last "
                 f"{step.label!r}; a loop that spins must be a step that waits, `await "
                 "wait_until(word, value)`, and one that tries again `retry`; see docs/modelling.md"
                 f"\n  {self._line()}"
@@ -273,6 +282,7 @@ class Activation:
         if event.raised:
             return
         del self.history[frame.start :]
+        self._alike = 0
         if event.value is AGAIN and frame.kind is Kind.RETRY:
             if not frame.stepped:
                 msg = f"a round of retry in {self.call.name} took no step and would run for ever"

@@ -10,7 +10,7 @@ import pytest
 
 from smpmmu.engine.answer import answer
 from smpmmu.engine.errors import ModelError
-from smpmmu.engine.local import call
+from smpmmu.engine.local import MOST_ALIKE, Activation, call
 from smpmmu.engine.routines import (
     AGAIN,
     RUN,
@@ -31,7 +31,7 @@ from smpmmu.engine.routines import (
     routine,
     shape,
 )
-from smpmmu.engine.steps import Step, load, store
+from smpmmu.engine.steps import Step, Word, load, store
 from smpmmu.engine.verdict import Verdict
 from tests.engine.programs import LOCK, WHY, X, Y, main, system
 
@@ -285,3 +285,21 @@ def test_a_routine_that_takes_no_step_is_fine() -> None:
 
     found = answer(system(main("cpu0", call(program))))
     assert (found.verdict, found.states) == (Verdict.HOLDS, 2)
+
+
+def test_a_round_of_retry_may_fail_any_number_of_times() -> None:
+    """Only what is not forgotten counts as spinning; unfolded, too, as live runs are."""
+    flag = Word("flag", 1)
+
+    async def poll() -> bool | Again:
+        return bool(await load(flag)) or AGAIN
+
+    async def go() -> None:
+        await retry(poll)
+
+    runner = Activation(call(go), irqs=True, held=frozenset())
+    runner.start()
+    for _ in range(3 * MOST_ALIKE):
+        runner.resume(0)
+    runner.resume(1)
+    assert runner.step is None
