@@ -27,7 +27,7 @@ def test_a_document_says_what_its_commands_print(document: str, tmp_path: Path) 
 def test_every_block_is_run(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     assert docs.unmarked(text) == []
-    assert text.count("<!-- checked -->") >= 3
+    assert text.count("<!-- checked") >= 3
 
 
 def test_a_wrong_output_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
