@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.shell import ROOT
 
-DOCUMENTS = ("docs/modelling.md", "docs/pytest.md", "docs/tutorial.md")
+DOCUMENTS = ("docs/modelling.md", "docs/pytest.md", "docs/stories.md", "docs/tutorial.md")
 """The documents of which every block is marked."""
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w*)\n(?P<body>.*?)```\n", re.DOTALL
