@@ -189,7 +189,7 @@ def replay_seed(
     target = one(name)
     system = target.system()
     run = _onward(system, strategy, seed, longest, ())
-    stem = f"{target.scenario.name}.{target.variant.name}.seed.{seed}"
+    stem = f"{target.scenario.name}.{target.sized}.seed.{seed}"
     command, head = f"replay {target.name} --seed {seed}", f"seed {seed}"
     if strategy != UNIFORM.name:
         stem += f".{strategy.replace(':', '_')}"

@@ -140,12 +140,28 @@ def variant(name: str, expected: Expected | None = None, /, **knobs: object) -> 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A named scenario: how to build it, and its variants in order."""
+    """A named scenario: how to build it, its variants in order, and numbers of vCPUs it takes."""
 
     name: str
     summary: str
     build: Callable[..., None]
     variants: tuple[Variant, ...]
+    cpus: range = range(0)
+
+    def scaled(self, chosen: Variant, cpus: int) -> Variant:
+        """Return a variant with another number of vCPUs.
+
+        Raises:
+            UsageError: the scenario does not take so many.
+        """
+        if cpus in self.cpus:
+            return Variant(chosen.name, chosen.expected, (*chosen.knobs, ("cpus", cpus)))
+        if not self.cpus:
+            msg = f"scenario {self.name} has a fixed number of vCPUs"
+        else:
+            most = f"{self.cpus.start} to {self.cpus.stop - 1}"
+            msg = f"scenario {self.name} takes {most} vCPUs, not {cpus}"
+        raise UsageError(msg)
 
     def system(self, chosen: Variant, *, evictor: bool = False) -> System:
         """Build the system of a variant, with its evictors or without.
@@ -182,8 +198,14 @@ class Scenario:
         raise UsageError(msg)
 
 
-def scenario(*variants: Variant) -> Callable[[Callable[..., None]], Scenario]:
-    """Make a scenario of a function; without variants it has one, called `default`."""
+def scenario(
+    *variants: Variant, cpus: range = range(0)
+) -> Callable[[Callable[..., None]], Scenario]:
+    """Make a scenario of a function; without variants it has one, called `default`.
+
+    One that takes other numbers of `cpus` has a keyword argument of that name, with a default; what
+    its variants expect is of every number.
+    """
 
     def make(build: Callable[..., None]) -> Scenario:
         names = [v.name for v in variants]
@@ -191,6 +213,6 @@ def scenario(*variants: Variant) -> Callable[[Callable[..., None]], Scenario]:
             msg = f"scenario {build.__name__} has two variants of one name"
             raise ModelError(msg)
         summary = (inspect.getdoc(build) or "").split("\n")[0]
-        return Scenario(build.__name__, summary, build, variants or (variant("default"),))
+        return Scenario(build.__name__, summary, build, variants or (variant("default"),), cpus)
 
     return make

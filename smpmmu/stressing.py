@@ -270,8 +270,7 @@ class Campaign:
 
 def _failures(herd: Herd, plan: Plan) -> list[Failure]:
     """Return the failing runs of a herd, in order."""
-    bad = (ENDINGS.index(Ending.VIOLATION), ENDINGS.index(Ending.STUCK))
-    rows = np.flatnonzero(np.isin(herd.endings, bad)).tolist()
+    rows = [row for row, fails in enumerate(herd.fails()) if fails]
     names = [*herd.names, NO_DEADLOCK]  # a run that is stuck violates number -1
     return [
         Failure(herd.seeds[row], plan.strategy.name, plan, names[herd.violated[row]])

@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 EVICTOR = "+evictor"
 """What the name of a variant ends with when its evictors are meant to be there."""
+CPUS = "cpus"
+"""What a number of vCPUs before that ends with, as in `NAME/VARIANT+8cpus`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Target:
     """A variant of a scenario, and where the scenario comes from ("" for the catalogue).
 
     With `evictor` it is the variant with its evictors; `without` are the programs and calls of it
-    that are left out.
+    that are left out; `cpus` is the number of vCPUs if it is not the scenario's own.
     """
 
     scenario: Scenario
@@ -42,12 +44,22 @@ class Target:
     file: str = ""
     evictor: bool = False
     without: tuple[str, ...] = ()
+    cpus: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.cpus is not None:
+            self.scenario.scaled(self.variant, self.cpus)
 
     @property
     def name(self) -> str:
         """What the user would type to mean it."""
-        name = f"{self.scenario.name}/{self.variant.name}{EVICTOR if self.evictor else ''}"
+        name = f"{self.scenario.name}/{self.sized}{EVICTOR if self.evictor else ''}"
         return f"{self.file}:{name}" if self.file else name
+
+    @property
+    def sized(self) -> str:
+        """The variant's name, with the number of vCPUs if that is not the scenario's own."""
+        return self.variant.name + ("" if self.cpus is None else f"+{self.cpus}{CPUS}")
 
     def system(self) -> System:
         """Build the system.
@@ -64,7 +76,10 @@ class Target:
             ModelError: as for `system`.
         """
         try:
-            without, evicted = self.scenario.systems(self.variant)
+            sized = self.variant
+            if self.cpus is not None:
+                sized = self.scenario.scaled(sized, self.cpus)
+            without, evicted = self.scenario.systems(sized)
             if self.without:
                 without = left_out(without, self.without)
                 evicted = left_out(evicted, self.without) if evicted is not None else None
@@ -82,7 +97,7 @@ def catalogue() -> list[Target]:
 
 
 def find(text: str) -> list[Target]:
-    """Return what `NAME[/VARIANT[+evictor]]`, `FAMILY` or `FILE.py[:NAME[/VARIANT]]` means.
+    """Return what `NAME[/VARIANT[+Ncpus][+evictor]]`, `FAMILY` or `FILE.py[:NAME[/VARIANT]]` means.
 
     Raises:
         UsageError: there is no such thing; with the nearest that there is.
@@ -94,7 +109,7 @@ def find(text: str) -> list[Target]:
     known = _from_file(file) if file else dict.fromkeys(NAMES)
     wanted, _, variant = name.partition("/")
     evictor = variant.endswith(EVICTOR)
-    variant = variant.removesuffix(EVICTOR)
+    variant, cpus = _size(variant.removesuffix(EVICTOR))
     if not file and not wanted:
         msg = f"{text!r} names no scenario; there are: {', '.join(known)}"
         raise UsageError(msg)
@@ -116,8 +131,26 @@ def find(text: str) -> list[Target]:
                 msg = f"variant of {each}"
                 raise _unknown(msg, variant, names, file)
             variants = (found.variant(variant),)
-        targets += [Target(found, v, file, evictor) for v in variants]
+        targets += [Target(found, v, file, evictor, cpus=cpus) for v in variants]
     return targets
+
+
+def scaled(targets: list[Target], cpus: int | None) -> list[Target]:
+    """Return targets with a number of vCPUs, if one is given.
+
+    Raises:
+        UsageError: a scenario does not take so many.
+    """
+    return targets if cpus is None else [replace(target, cpus=cpus) for target in targets]
+
+
+def _size(variant: str) -> tuple[str, int | None]:
+    """Return the name of a variant without the number of vCPUs behind it, and that."""
+    name, plus, size = variant.rpartition("+")
+    number = size.removesuffix(CPUS)
+    if plus and number != size and number.isascii() and number.isdecimal() and len(number) < 4:
+        return name, int(number)
+    return variant, None
 
 
 def one(text: str | Target) -> Target:

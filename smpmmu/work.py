@@ -76,7 +76,7 @@ async def do_target(target: Target, job: Job, watch: Watch | None = None) -> Row
         target, system, answered = replace(target, evictor=True), evicted, again
     columns = tuple((c.name, c.cpu) for c in system.contexts)
     scenario, variant = target.scenario, target.variant
-    found = row(target.name, scenario.name, variant.name, variant.expected, answered, columns)
+    found = row(target.name, scenario.name, target.sized, variant.expected, answered, columns)
     if job.races:
         found = with_races(found, system)
     return located(found, target, system, answered) if job.located else found

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
               help="Stop a variant after S seconds.")  # fmt: skip
 @click.option("--max-memory", metavar="BYTES", callback=lambda _c, _p, v: _bytes(v),
               help="Stop when the search's arrays reach this (as 500M, 2G).")  # fmt: skip
+@click.option("--cpus", type=click.IntRange(1), metavar="N",
+              help="With N vCPUs, where scenarios take them; as NAME/VARIANT+Ncpus.")  # fmt: skip
 @click.option("--cells", is_flag=True, help="List the cells of the table with their counts.")
 @click.option("--pae", is_flag=True, help="The table with PAE's entries of two words.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
 def explore(
     targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
     engine: str, live_runs: int | None, max_states: int | None, max_seconds: float | None,
-    max_memory: int | None, cells: bool, pae: bool, jobs: int | None,
+    max_memory: int | None, cpus: int | None, cells: bool, pae: bool, jobs: int | None,
 ) -> NoReturn:  # fmt: skip
     """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
 
@@ -62,7 +64,7 @@ def explore(
     from smpmmu.checking import LIVE_RUNS
     from smpmmu.engine.verdict import Budget
     from smpmmu.scenarios.theorem import CELLS, PAE_CELLS
-    from smpmmu.targets import catalogue, find, one
+    from smpmmu.targets import catalogue, find, one, scaled
     from smpmmu.work import Job
     from smpmmu.work import save as save_row
 
@@ -82,6 +84,7 @@ def explore(
     budget = Budget(max_states, max_seconds, max_memory)
     if live_runs is None:
         live_runs = LIVE_RUNS if targets else LIVE_RUNS_OF_A_CELL
+    chosen = scaled(chosen, cpus)
     races = not overview  # a table has no room for them
     located = form == "sarif"
     work = [Job(t.name, budget, every, engine, live_runs, races, located) for t in chosen]

@@ -18,12 +18,17 @@ from smpmmu.cli.printing import STATUSES, Stopwatch, out
               callback=lambda _c, _p, v: _seeds(v), help="Seeds A up to B - 1.")  # fmt: skip
 @click.option("--strategy", default="uniform", show_default=True, metavar="NAME[:DEPTH]",
               help="uniform, pct[:DEPTH], pos, surw, or portfolio: all in turn.")  # fmt: skip
+@click.option("--cpus", type=click.IntRange(1), metavar="N",
+              help="With N vCPUs, where scenarios take them: NAME/VARIANT+Ncpus.")  # fmt: skip
 @click.option("--keep", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Run the failing seeds in FILE first, and add new ones to it.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-def stress(target: str, seeds: range, strategy: str, keep: Path | None, form: str) -> NoReturn:
+def stress(
+    target: str, seeds: range, strategy: str, cpus: int | None, keep: Path | None, form: str
+) -> NoReturn:
     """Run thousands of seeded random schedules at once; say which seed fails first."""
     from smpmmu.stressing import stress_seeds
+    from smpmmu.targets import one, scaled
 
     done = 0
 
@@ -34,7 +39,8 @@ def stress(target: str, seeds: range, strategy: str, keep: Path | None, form: st
 
     time = Stopwatch()
     try:
-        found = stress_seeds(target, seeds, watch, strategy=strategy, keep=keep)
+        (chosen,) = scaled([one(target)], cpus)
+        found = stress_seeds(chosen, seeds, watch, strategy=strategy, keep=keep)
     except KeyboardInterrupt:
         click.echo(f"interrupted: {done:,} of {len(seeds):,} seeds were run", err=True)
         sys.exit(130)

@@ -116,6 +116,12 @@ class Herd:
             self._end(action, np.flatnonzero(~able), Ending.STUCK)
             self._end(action, np.flatnonzero(able), Ending.CUT)
 
+    def fails(self) -> list[bool]:
+        """Return whether each run violates something, a deadlock included."""
+        bad = (ENDINGS.index(Ending.VIOLATION), ENDINGS.index(Ending.STUCK))
+        fails: list[bool] = np.isin(self.endings, bad).tolist()
+        return fails
+
     def runs(self) -> list[SeededRun]:
         """Return all runs, in the order of their seeds; their choices were kept."""
         assert self.chosen is not None

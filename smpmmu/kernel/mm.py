@@ -21,8 +21,14 @@ NR_CPUS = 8
 INIT_MM_NUMBER = 7
 SHOOTDOWNS = "shootdowns"
 """Reports show in this table what flushes are told by."""
-CPUS = Format(tuple((1 << number, f"cpu{number}") for number in range(NR_CPUS)))
-"""How reports show a mask of CPUs."""
+
+
+def cpus_format(many: int) -> Format:
+    """Return how reports show a mask of so many CPUs."""
+    return Format(tuple((1 << number, f"cpu{number}") for number in range(many)))
+
+
+CPUS = cpus_format(NR_CPUS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,13 @@ class MmStruct:
         """Which CPUs must be told of a flush."""
         initial = sum(1 << cpu for cpu in self.cpus)
         name = f"mm{self.number}.cpu_vm_mask"
-        return Word(name, NR_CPUS, initial, part=Part(SHOOTDOWNS, name, format=CPUS))
+        part = Part(SHOOTDOWNS, name, format=cpus_format(self.nr_cpus))
+        return Word(name, self.nr_cpus, initial, part=part)
+
+    @property
+    def nr_cpus(self) -> int:
+        """How many CPUs a mask has bits for: NR_CPUS, or more where more run it at first."""
+        return max(NR_CPUS, max(self.cpus, default=0) + 1)
 
     @property
     def mm_count(self) -> Word:

@@ -23,7 +23,7 @@ from smpmmu.engine.steps import (
     wait_until,
 )
 from smpmmu.kernel.context import TLBSTATE_OK, leave_mm, tlbstate
-from smpmmu.kernel.mm import CPUS, NR_CPUS, SHOOTDOWNS
+from smpmmu.kernel.mm import CPUS, NR_CPUS, SHOOTDOWNS, cpus_format
 from smpmmu.machine.cpu import (
     CALL_FUNCTION_VECTOR,
     INVALIDATE_TLB_VECTOR,
@@ -42,6 +42,16 @@ tlbstate_lock = spinlock("tlbstate_lock")
 flush_mm = Word("flush_mm", 4, part=Part(SHOOTDOWNS, "flush_mm"))
 flush_va = Word("flush_va", 32, part=Part(SHOOTDOWNS, "flush_va"))
 flush_cpumask = Word("flush_cpumask", NR_CPUS, part=Part(SHOOTDOWNS, "flush_cpumask", format=CPUS))
+
+
+def cpumask_of(mm: MmStruct) -> Word:
+    """Return flush_cpumask, as wide as the masks of an address space that many CPUs run."""
+    if mm.nr_cpus == NR_CPUS:
+        return flush_cpumask
+    part = Part(SHOOTDOWNS, "flush_cpumask", format=cpus_format(mm.nr_cpus))
+    return Word("flush_cpumask", mm.nr_cpus, part=part)
+
+
 call_lock = spinlock("call_lock")
 call_started = Word("call_data.started", 4, part=Part(SHOOTDOWNS, "call_data.started"))
 call_finished = Word("call_data.finished", 4, part=Part(SHOOTDOWNS, "call_data.finished"))
@@ -106,11 +116,12 @@ async def flush_tlb_others(cpu: Cpu, cpumask: int, mm: MmStruct, va: int) -> Non
     """
     bug_on(cpumask == 0, "flush_tlb_others_has_somebody_to_tell")
     bug_on(cpumask & 1 << cpu.number, "flush_tlb_others_tells_others_only")
+    flush_cpumask = cpumask_of(mm)
     await spin_lock(tlbstate_lock)
     await store(flush_mm, mm.number)
     await store(flush_va, va)
     await fetch_or(flush_cpumask, cpumask)
-    for number in range(NR_CPUS):
+    for number in range(mm.nr_cpus):
         if cpumask >> number & 1:
             await send_ipi(number, INVALIDATE_TLB_VECTOR)
     # If interrupts are on here, as they must be, this CPU answers others while it waits.
@@ -127,6 +138,7 @@ async def smp_invalidate_interrupt(cpu: Cpu) -> None:
     Model: the acknowledgement of the APIC is left out; nothing depends on when it comes.
     """
     await take_interrupt(cpu, INVALIDATE_TLB_VECTOR)
+    flush_cpumask = cpumask_of(cpu.mm)
     me = 1 << cpu.number
     if not await load(flush_cpumask, me):
         return

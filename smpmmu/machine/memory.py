@@ -67,7 +67,7 @@ PAGE_OWNER = 0xE
 """Ghost bits of a data frame: number of the address space it is allocated to, 0 if it is free."""
 OWNER_SHIFT = 1
 VERSION_SHIFT = 4
-"""Above it, a data frame counts the writes to it; 64 of them are a model error."""
+"""Above it, a data frame counts the writes to it; more than fit are a model error."""
 PAGE_DATA = Format(
     flags=((PAGE_FROZEN, "frozen"), (0x2, "mm1"), (0x4, "mm2"), (0x8, "mm4")),
     frame_shift=VERSION_SHIFT,
@@ -98,12 +98,14 @@ class Memory:
         prefix: what names of table entries begin with, to tell shadow tables from the guest's.
         owners: data frames as (frame, number of an address space or 0); the rest belong to 1.
         paging: the geometry of page tables.
+        version_bits: of a data frame's count of writes.
     """
 
     entries: tuple[tuple[int, int, int], ...] = ()
     prefix: str = ""
     owners: tuple[tuple[int, int], ...] = ()
     paging: Paging = NON_PAE
+    version_bits: int = 6
 
     def table(self, frame: int, index: int) -> Word:
         """Return entry `index` of the table in `frame`."""
@@ -122,7 +124,8 @@ class Memory:
         owner = dict(self.owners).get(frame, 1)
         name = f"page {frame:#x}"
         part = Part("data pages", name, format=CONTENTS)
-        return Word(name, 10, owner << OWNER_SHIFT, format=PAGE_DATA, part=part)
+        width = VERSION_SHIFT + self.version_bits
+        return Word(name, width, owner << OWNER_SHIFT, format=PAGE_DATA, part=part)
 
 
 def pgd_index(addr: int, paging: Paging = NON_PAE) -> int:

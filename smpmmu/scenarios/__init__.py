@@ -41,6 +41,7 @@ NAMES = (
     "locked_update",
     "unmap_twice",
     "flush_all",
+    "shootdown_storm",
     "mmu_gather",
     "lazy_mmu",
     "mprotect",

@@ -151,16 +151,20 @@ def page_of(paging: Paging) -> int:
     return HIGH_PAGE if paging.is_pae else PAGE
 
 
-def guest_memory(pte: int, paging: Paging = NON_PAE) -> Memory:
+def guest_memory(pte: int, paging: Paging = NON_PAE, version_bits: int = 6) -> Memory:
     """Return memory in which ADDR is mapped with the flags `pte`; with PAE not executable."""
     if not paging.is_pae:
-        return Memory(((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, pte))))
+        tables = ((PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(PAGE, pte)))
+        return Memory(tables, version_bits=version_bits)
     entries = (
         (PGD, 0, entry(PMD, PAGE_PRESENT)),
         (PMD, pmd_index(ADDR, paging), entry(TABLE, PAGE_TABLE)),
         (TABLE, 1, entry(HIGH_PAGE, pte) | PAGE_NX),
     )
-    return Memory(entries, paging=paging)
+    return Memory(entries, paging=paging, version_bits=version_bits)
+
+
+MOST_EVICTORS = 64
 
 
 def vcpus(
@@ -174,14 +178,21 @@ def vcpus(
     mms: tuple[MmStruct, ...] = (),
     linux: Linux | None = None,
     hypervisor: Hypervisor | None = None,
+    guest: Memory | None = None,
+    pages: tuple[int, ...] = (ADDR,),
+    changers: tuple[int, ...] = (),
 ) -> list[Cpu]:
     """Return vCPUs with their interrupts and evictors; the first one's changes go by `hook`.
 
     As written, only some of the modelled functions defer; here a row says whether the first
-    vCPU's do. The hooks of the others are VMI's. If the row's `flush` is late, the macros that
-    would flush by themselves do not, on the first vCPU.
+    vCPU's do, or those of all `changers`. The hooks of the others are VMI's. If the row's `flush`
+    is late, the macros that would flush by themselves do not, on those vCPUs. They use ADDR, which
+    is mapped with the flags `pte`, or the `pages` of a `guest` memory. Evictors are for what can be
+    explored: there are none beyond `MOST_EVICTORS`.
     """
-    guest = guest_memory(pte, mm.paging)
+    guest = guest or guest_memory(pte, mm.paging)
+    changers = changers or numbers[:1]
+    evictors = len(numbers) * len(pages) <= MOST_EVICTORS
     knobs = replace(hypervisor or Hypervisor(), record=hook.record)
     kernel = linux or Linux()
     result = []
@@ -190,19 +201,20 @@ def vcpus(
         if hook is not Hook.NATIVE:
             pv = vmi
             walked = shadow_of(guest, (TABLE,), knobs, number)
-        if number == numbers[0] and hook is Hook.IMMEDIATE:
+        if number in changers and hook is Hook.IMMEDIATE:
             pv = replace(vmi, pte_update_defer=vmi.pte_update)
-        if number == numbers[0] and hook.deferred:
+        if number in changers and hook.deferred:
             pv = replace(vmi, pte_update=vmi.pte_update_defer)
-        late = flush.late and number == numbers[0]
+        late = flush.late and number in changers
         cpu = Cpu(
-            number, guest, walked, mm.pgd, pv, mm, (ADDR,), mms=mms,
+            number, guest, walked, mm.pgd, pv, mm, pages, mms=mms,
             hypervisor=None if hook is Hook.NATIVE else knobs,
             linux=replace(kernel, macros_flush=False) if late else kernel,
         )  # fmt: skip
         if number in mm.cpus or mms:
             install_interrupts(setup, cpu)
-            install_evictor(setup, cpu)
+            if evictors:
+                install_evictor(setup, cpu)
         result.append(cpu)
     return result
 
@@ -268,27 +280,27 @@ def vcpu(
     return cpu
 
 
-async def unlock_and_flush(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
-    """End a change of the entry for ADDR, whose lock is held, with the flush where it stands."""
+async def unlock_and_flush(cpu: Cpu, vma: VmAreaStruct, flush: Flush, addr: int = ADDR) -> None:
+    """End a change of the entry for `addr`, whose lock is held, with the flush where it stands."""
     mm = vma.vm_mm
-    ptl = mm.pte_lockptr(ADDR)
+    ptl = mm.pte_lockptr(addr)
     if flush is Flush.UNDER_PTL:
-        await flush_tlb_page(cpu, vma, ADDR)
+        await flush_tlb_page(cpu, vma, addr)
         await spin_unlock(ptl)
         return
     await spin_unlock(ptl)
     # The lock is free: whoever takes it now will believe the entry.
-    await flush_late(cpu, vma, flush)
+    await flush_late(cpu, vma, flush, addr)
 
 
-async def flush_late(cpu: Cpu, vma: VmAreaStruct, flush: Flush) -> None:
+async def flush_late(cpu: Cpu, vma: VmAreaStruct, flush: Flush, addr: int = ADDR) -> None:
     """Flush after the lock of the entry was released."""
     if flush is Flush.AFTER_UNLOCK:
-        await flush_tlb_page(cpu, vma, ADDR)
+        await flush_tlb_page(cpu, vma, addr)
         return
-    lock = vma.vm_mm.pte_lockptr(ADDR if flush is Flush.PTL_RETAKEN else OTHER_ADDR)
+    lock = vma.vm_mm.pte_lockptr(addr if flush is Flush.PTL_RETAKEN else OTHER_ADDR)
     await spin_lock(lock)
-    await flush_tlb_page(cpu, vma, ADDR)
+    await flush_tlb_page(cpu, vma, addr)
     await spin_unlock(lock)
 
 

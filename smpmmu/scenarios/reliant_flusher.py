@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.expressions import finished, value
+from smpmmu.engine.expressions import all_of, finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import load
 from smpmmu.hypervisor.shadow import Hypervisor
@@ -37,6 +37,7 @@ from smpmmu.scenarios.common import (
     Flush,
     Hook,
     address_space,
+    guest_memory,
     page_of,
     promise,
     rows,
@@ -53,33 +54,41 @@ TORN = (
 )
 
 
-async def write_protect(cpu: Cpu, vma: VmAreaStruct, flush: Flush, further: int = 0) -> None:
+async def write_protect(
+    cpu: Cpu, vma: VmAreaStruct, flush: Flush, further: int = 0, addr: int = ADDR
+) -> None:
     """Take the right to write away; a range walks over `further` empty entries before its flush."""
     mm = vma.vm_mm
-    await spin_lock(mm.pte_lockptr(ADDR))
-    await ptep_set_wrprotect(cpu, mm, ADDR, mm.pte_offset(ADDR))
+    await spin_lock(mm.pte_lockptr(addr))
+    await ptep_set_wrprotect(cpu, mm, addr, mm.pte_offset(addr))
     if further:
-        await spin_unlock(mm.pte_lockptr(ADDR))
+        await spin_unlock(mm.pte_lockptr(addr))
         for index in range(1, 1 + further):
             await load(cpu.memory.at(mm.pmd_offset(index << mm.paging.pmd_shift)), PAGE_PRESENT)
-        await flush_tlb_page(cpu, vma, ADDR)
+        await flush_tlb_page(cpu, vma, addr)
         return
-    await unlock_and_flush(cpu, vma, flush)
+    await unlock_and_flush(cpu, vma, flush, addr)
 
 
 async def rely_on_protection(
-    cpu: Cpu, vma: VmAreaStruct, *, flushes: bool = True, whole_mm: bool = False
+    cpu: Cpu,
+    vma: VmAreaStruct,
+    *,
+    flushes: bool = True,
+    whole_mm: bool = False,
+    addr: int = ADDR,
+    frame: int | None = None,
 ) -> None:
     """Take a read-only page for final, once everybody has been shot down or at once."""
     mm = vma.vm_mm
-    await spin_lock(mm.pte_lockptr(ADDR))
-    if not await load(cpu.memory.at(mm.pte_offset(ADDR)), PAGE_RW):
+    await spin_lock(mm.pte_lockptr(addr))
+    if not await load(cpu.memory.at(mm.pte_offset(addr)), PAGE_RW):
         if whole_mm:
             await flush_tlb_mm(cpu, mm)
         elif flushes:
-            await flush_tlb_page(cpu, vma, ADDR)
-        await promise(cpu.memory.page(page_of(mm.paging)))
-    await spin_unlock(mm.pte_lockptr(ADDR))
+            await flush_tlb_page(cpu, vma, addr)
+        await promise(cpu.memory.page(page_of(mm.paging) if frame is None else frame))
+    await spin_unlock(mm.pte_lockptr(addr))
 
 
 def expect(hook: Hook, flush: Flush) -> Expected:
@@ -137,6 +146,7 @@ def expect(hook: Hook, flush: Flush) -> Expected:
         further=6,
         writes=4,
     ),
+    cpus=range(3, 65),
 )
 def reliant_flusher(
     setup: Setup,
@@ -148,16 +158,23 @@ def reliant_flusher(
     further: int = 0,
     writes: int = 2,
     paging: Paging = NON_PAE,
+    cpus: int = 3,
 ) -> None:
-    """A write-protects a page; B sees it under the ptl, shoots down, and relies on it."""
-    mm = address_space(flush, (0, 1, 2), paging)
+    """A write-protects a page; B sees it under the ptl, shoots down, and relies on it.
+
+    Of more CPUs than three, the others write.
+    """
+    numbers, most = tuple(range(cpus)), writes * (cpus - 2)
+    mm = address_space(flush, numbers, paging)
     vma = VmAreaStruct(mm)
-    cpu0, cpu1, cpu2 = vcpus(setup, hook, mm, (0, 1, 2), pte=pte, hypervisor=hypervisor)
-    setup.cpu(0, call(write_protect, cpu0, vma, flush, further))
-    setup.cpu(1, call(rely_on_protection, cpu1, vma))
-    setup.cpu(2, *(call(user_write, cpu2, ADDR) for _ in range(writes)))
-    page = value(cpu0.memory.page(page_of(paging)))
+    guest = guest_memory(pte, paging, max(6, most.bit_length()))
+    all_cpus = vcpus(setup, hook, mm, numbers, hypervisor=hypervisor, guest=guest)
+    setup.cpu(0, call(write_protect, all_cpus[0], vma, flush, further))
+    setup.cpu(1, call(rely_on_protection, all_cpus[1], vma))
+    for cpu in all_cpus[2:]:
+        setup.cpu(cpu.number, *(call(user_write, cpu, ADDR) for _ in range(writes)))
+    page = value(guest.page(page_of(paging)))
     setup.sometimes("the page was promised to be final", page & PAGE_FROZEN != 0)
-    written = page >> VERSION_SHIFT
-    setup.sometimes("every write went through", finished("cpu2") & (written == writes))
-    setup.sometimes("protection stopped a write", finished("cpu2") & (written < writes))
+    written, done = page >> VERSION_SHIFT, all_of(*(finished(c.name) for c in all_cpus[2:]))
+    setup.sometimes("every write went through", done & (written == most))
+    setup.sometimes("protection stopped a write", done & (written < most))
