@@ -103,7 +103,7 @@ def _smaller(told: Told, origin: str, most: int, folder: Path | None) -> Smaller
     run = _live(small, shrunk)
     file = ""
     if folder is not None:
-        scenario, variant = target.scenario.name, target.variant.name
+        scenario, variant = target.scenario.name, target.sized
         schedule = replace(recorded(target.name, run, shrunk.name), without=target.without)
         stem = f"{scenario}.{variant}.shrunk"
         file = str(save_schedule(schedule.write(), target.name, folder, stem))

@@ -105,7 +105,8 @@ class Stressed:
         lines.append(f"first failing seed: {self.first}, after {self.choices} choices; "
                      f"{self.live:,} of {failed:,} failing runs repeated live")  # fmt: skip
         option = "" if self.strategy == UNIFORM.name else f" --strategy {self.strategy}"
-        lines.append(f"  python -m smpmmu replay {self.name} --seed {self.first}{option}")
+        for command in ("replay", "shrink"):
+            lines.append(f"  python -m smpmmu {command} {self.name} --seed {self.first}{option}")
         return lines
 
     def _spread(self) -> list[str]:

@@ -198,7 +198,8 @@ def test_the_exit_statuses_of_stress(knobs: str, shell: Shell) -> None:
         r"distinct: \d last states; 4 happens-before classes, 0 of these seen once\n"
         r"  by Good and Turing's estimate, 0\.00% of the runs that would follow .*\n"
         r"first failing seed: (\d+), after 4 choices; 20 of \1 failing runs repeated live\n"
-        r"  python -m smpmmu replay knobs\.py:counter/torn --seed \3\n",
+        r"  python -m smpmmu replay knobs\.py:counter/torn --seed \3\n"
+        r"  python -m smpmmu shrink knobs\.py:counter/torn --seed \3\n",
         done.out,
     )
     assert found is not None

@@ -69,7 +69,8 @@ def test_the_seed_that_stress_names_fails_in_replay(
 ) -> None:
     done = shell("stress", between, "--seeds", "0:200", "--strategy", strategy)
     assert done.status == 1
-    *_, command = done.out.splitlines()
+    *_, command, shorter = done.out.splitlines()
+    assert shorter == command.replace(" replay ", " shrink ")
     found = re.fullmatch(r"  python -m smpmmu (replay \S+ --seed \d+(?: --strategy \S+)?)", command)
     assert found is not None
     told = shell(*found[1].split())

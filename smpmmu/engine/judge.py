@@ -47,15 +47,15 @@ class Columns:
 class Judge:
     """Looks at every new state once; remembers what has been reached."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        """Judge by the properties of the kernel's system."""
+    def __init__(self, kernel: Kernel, *, sometimes: bool = True) -> None:
+        """Judge by the properties of the kernel's system; `sometimes` ones only if asked."""
         self._kernel = kernel
         system = kernel.system
         self._always = system.scoped(Scope.ALWAYS)
         self._at_rest = system.scoped(Scope.QUIESCENCE)
-        self._sometimes = list(system.scoped(Scope.SOMETIMES))
+        self._sometimes = list(system.scoped(Scope.SOMETIMES)) if sometimes else []
         self.reached = {p.name: False for p in self._sometimes}
-        if system.terminates:
+        if sometimes and system.terminates:
             self.reached[QUIESCENCE] = False
 
     def look(self, block: Block) -> list[tuple[str, NDArray[np.intp]]]:

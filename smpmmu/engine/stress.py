@@ -95,7 +95,7 @@ class Herd:
         self._traces = Traces(kernel.system, many) if traced else None
         self._lookout = Lookout(kernel)
         self._expander = Expander(kernel)
-        self._judge = Judge(kernel)
+        self._judge = Judge(kernel, sometimes=False)
         first = kernel.initial()
         same = np.zeros(many, dtype=np.intp)
         self.block = Block(first.lanes[:, same], first.fps[same])
