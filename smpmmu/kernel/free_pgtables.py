@@ -17,7 +17,7 @@ from smpmmu.kernel.page_hooks import Place
 from smpmmu.kernel.paravirt import arch_enter_lazy_mmu_mode, arch_leave_lazy_mmu_mode
 from smpmmu.kernel.pgalloc import pmd_clear
 from smpmmu.kernel.pgtable import ptep_get_and_clear
-from smpmmu.kernel.tlb import tlb_finish_mmu, tlb_remove_page
+from smpmmu.kernel.tlb import remove_page, tlb_finish_mmu, tlb_flush_mmu, tlb_remove_page
 from smpmmu.machine.entries import PAGE_PRESENT, pfn_of
 from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER
 from smpmmu.machine.spinlock import spin_lock, spin_unlock, spinlock
@@ -174,10 +174,18 @@ async def zap_pte_range(cpu: Cpu, vma: VmAreaStruct, pmd: int, addr: int, end: i
     await arch_enter_lazy_mmu_mode(cpu)
     for address in used(cpu, addr, end):
         pte = pte_offset_kernel(cpu, table, address)
-        if await load(cpu.memory.at(pte), PAGE_PRESENT):
-            page = pfn_of(await ptep_get_and_clear(cpu, mm, address, pte))
+        if not await load(cpu.memory.at(pte), PAGE_PRESENT):
+            continue
+        page = pfn_of(await ptep_get_and_clear(cpu, mm, address, pte))
+        if not cpu.linux.zap_flushes_after_lazy:
             # It may be freed here and now, while the ptl is held.
             await tlb_remove_page(cpu, mm, page)
+        elif not await remove_page(cpu, page):
+            await arch_leave_lazy_mmu_mode(cpu)
+            await spin_unlock(ptl)
+            await tlb_flush_mmu(cpu, mm)
+            await spin_lock(ptl)
+            await arch_enter_lazy_mmu_mode(cpu)
     await arch_leave_lazy_mmu_mode(cpu)
     await spin_unlock(ptl)
     await arch_leave_lazy_mmu_mode(cpu, late=True)

@@ -73,6 +73,8 @@ class Linux:
             flushed after the locks (until eb66ae030829, 4.19).
         mremap_locks_file: move_ptes takes i_mmap_lock for a file; if not, truncation can come in
             between, as in the kernels that eb66ae030829 mends.
+        zap_flushes_after_lazy: where a mmu_gather is full, zap_pte_range leaves lazy MMU mode and
+            the ptl before it flushes, as later kernels do.
         zap_flushes_page: unmapping flushes the addresses that it has cleared, as later kernels do,
             not all of the mm.
         generic_wrprotect: ptep_set_wrprotect is the generic one, a load and set_pte_at, as a direct
@@ -109,6 +111,7 @@ class Linux:
     mprotect_flushes: bool = True
     mremap_flushes_locked: bool = True
     mremap_locks_file: bool = True
+    zap_flushes_after_lazy: bool = False
     zap_flushes_page: bool = False
     copied: tuple[int, ...] = ()
     copied_frees: bool = True

@@ -42,19 +42,28 @@ async def tlb_remove_page(cpu: Cpu, mm: MmStruct, page: int) -> None:
     """Free a page after the next flush; flush and free if there is no room for more.
 
     C: tlb_remove_page
+    """
+    if not await remove_page(cpu, page):
+        # The caller may hold the ptl, and may be in lazy MMU mode.
+        await tlb_flush_mmu(cpu, mm)
+
+
+async def remove_page(cpu: Cpu, page: int) -> bool:
+    """Gather a page, or free it in fast mode; False if there is no room for more.
+
+    C: tlb_remove_page; __tlb_remove_page since the rework of the mmu_gather
     Model: need_flush is whether there are pages, nr how many; both are private to the CPU.
     """
     if tlb_fast_mode(cpu):
         await store(need_flush(cpu), 1)
         await free_page(cpu, page)
-        return
+        return True
     for nr in range(cpu.linux.gather):
         if not await load(gathered(cpu, nr)):
             await store(gathered(cpu, nr), page)
-            if nr + 1 == cpu.linux.gather:
-                # The caller may hold the ptl, and may be in lazy MMU mode.
-                await tlb_flush_mmu(cpu, mm)
-            return
+            room: bool = nr + 1 < cpu.linux.gather
+            return room
+    return False
 
 
 @routine

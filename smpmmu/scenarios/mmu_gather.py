@@ -11,7 +11,8 @@
 
 With room for pages they are freed after a flush that comes late, when the ptl is free. That is well
 with hooks that act at once. Updates that are deferred (as all are in lazy MMU mode) are drained by
-the flush before anything is freed. On one CPU alone pages are freed before the flush (fast mode):
+the flush before anything is freed. If lazy MMU mode holds back the flush as well, pages are freed
+that the shadow still maps. On one CPU alone pages are freed before the flush (fast mode):
 nobody else is there to use them, and the next user access here comes after the flush.
 """
 
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import all_of, finished, value
 from smpmmu.engine.local import call
-from smpmmu.hypervisor.shadow import Hypervisor, Record, shadow_of
+from smpmmu.hypervisor.shadow import Holds, Hypervisor, Record, shadow_of
 from smpmmu.hypervisor.vmi import vmi
 from smpmmu.kernel.free_pgtables import zap_page_range
 from smpmmu.kernel.mm import INIT_MM, INIT_MM_NUMBER, MmStruct, VmAreaStruct
@@ -49,6 +50,17 @@ DRAINED = (
     "freed (VMI specification, 5: TLB flushes drain implicitly)"
 )
 UNHOOKED = "8ecb8950695 (2.6.20): without its hook the shadow maps on what was freed"
+LAZY_DRAINED = (
+    "a flush in lazy MMU mode is done at once, and drains what was held back (VMI specification, 5)"
+)
+QUEUED = (
+    "zap_pte_range, mm/memory.c: in lazy MMU mode a flush may be held back as well (Xen's is one "
+    "of a batch, KVM's local one is queued; 096d14a3b57), but the pages are freed at once"
+)
+LEFT_BEFORE = (
+    "the later rework of the mmu_gather (from memory: Linux 3.0; unverified): zap_pte_range leaves "
+    "lazy MMU mode and the ptl before it flushes"
+)
 ALONE = (
     "tlb_fast_mode, include/asm-generic/tlb.h: on one CPU nobody else is there, and who frees goes "
     "back to the user after the flush"
@@ -87,6 +99,16 @@ def install_device(setup: Setup, cpu: Cpu, frames: tuple[int, ...]) -> None:
                 hypervisor=hypervisor, gather=gather, defers=True)
         for gather in (ONE, ROOM)
         for name, hypervisor in (("", VMI), ("_torn", TORN), ("_value", VALUE))
+    ),
+    *(
+        variant(f"lazy{name}_{how}", expected, hypervisor=replace(record, lazy=held), linux=linux)
+        for name, record in (("", VMI), ("_value", VALUE))
+        for how, expected, held, linux in (
+            ("full", holds(LAZY_DRAINED), Holds.UPDATES, None),
+            ("flush_queued_full", violated(NO_ACCESS_TO_FREED_FRAME, QUEUED), Holds.FLUSHES, None),
+            ("flush_queued_left_first", holds(LEFT_BEFORE), Holds.FLUSHES,
+             Linux(zap_flushes_after_lazy=True)),
+        )
     ),
     variant("fast_native", holds(ALONE), hypervisor=None, fast=True),
     variant("fast_vmi", holds(ALONE), hypervisor=VMI, fast=True),
