@@ -86,6 +86,10 @@ class Hypervisor:
         lazy: what is held back in lazy MMU mode.
         lazy_noted_first: vmi_set_lazy_mode writes its variable before it calls SetLazyMode; the
             code does so after it.
+        highpte: the address at which Linux maps a page table for a moment, and by which it names
+            entries to the hypervisor; 0 if tables lie in low memory, whose addresses last.
+        registered: Linux tells what it maps there, by SetLinearMapping; if not, the guest's tables
+            are looked at when a record is applied.
         slots: records that a queue has room for; a full one is drained, which is always allowed.
         types: page types, where the scenario's tables come and go.
     """
@@ -99,6 +103,8 @@ class Hypervisor:
     fault_is_atomic: bool = True
     lazy: Holds = Holds.NOTHING
     lazy_noted_first: bool = False
+    highpte: int = 0
+    registered: bool = False
     slots: int = DEFERRED_SLOTS
     types: PageTypes | None = None
 

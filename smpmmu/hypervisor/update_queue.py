@@ -88,6 +88,10 @@ async def drain(cpu: Cpu) -> None:
         if record & ADDRESS_BITS:
             await flush_held(cpu, record)
             continue
+        if cpu.hypervisor.highpte:
+            record = await lasting_address(cpu, record)
+            if not record:
+                continue
         word = cpu.memory.at(record)
         if not await is_page_table(cpu, record):
             continue
@@ -97,6 +101,23 @@ async def drain(cpu: Cpu) -> None:
             await sync_entry_torn(cpu, word)
         else:
             await sync_entry(cpu, word)
+
+
+def linear_mapping(cpu: Cpu) -> Word:
+    """Return the frame that SetLinearMapping was last told of for the short mapping; 0 for none."""
+    return Word(f"{cpu.name}.linear_mapping", 20, owner=cpu.name)
+
+
+@routine
+async def lasting_address(cpu: Cpu, record: int) -> int:
+    """Return where in memory an entry named by a short mapping lies now; 0 if nowhere."""
+    if cpu.hypervisor.registered:
+        pfn = await load(linear_mapping(cpu))
+    else:
+        vaddr, paging = cpu.hypervisor.highpte, cpu.memory.paging
+        gpde = await load(cpu.memory.table(await read_cr3(cpu), pgd_index(vaddr, paging)))
+        pfn = pfn_of(await load(cpu.memory.table(pfn_of(gpde), pte_index(vaddr, paging))))
+    return (pfn << PAGE_SHIFT) + record % PAGE_SIZE if pfn else 0
 
 
 async def flush_held(cpu: Cpu, record: int) -> None:
@@ -137,6 +158,8 @@ async def supersede(cpu: Cpu, ptep: int) -> None:
 
 async def enqueue(cpu: Cpu, record: int) -> None:
     """Add a record to this vCPU's queue, and drain it first if it is full."""
+    if cpu.hypervisor.highpte and not record & ADDRESS_BITS:
+        record = cpu.hypervisor.highpte | record % PAGE_SIZE
     for slot in range(cpu.hypervisor.slots):
         if not await load(deferred(cpu, slot)):
             await put(cpu, slot, record)

@@ -35,6 +35,7 @@ from smpmmu.hypervisor.update_queue import (
     holds_updates,
     is_page_table,
     lazy_mode,
+    linear_mapping,
     refetch,
     supersede,
 )
@@ -278,6 +279,16 @@ async def vmi_page_fault(
 
 
 @instruction
+async def vmi_set_linear_mapping(cpu: Cpu, vaddr: int, pfn: int) -> None:
+    """Learn which page table is mapped for a moment: VMI_SetLinearMapping.
+
+    C: vmi_kmap_atomic_pte (9a1c13e91f1)
+    """
+    if cpu.hypervisor.highpte and cpu.hypervisor.registered:
+        await store(linear_mapping(cpu), pfn)
+
+
+@instruction
 async def vmi_set_pmd(cpu: Cpu, pmdp: int, pmdval: int) -> None:
     """Write a directory entry and its shadow.
 
@@ -363,4 +374,5 @@ vmi = ParavirtOps(
     release_pt=vmi_release_pt,
     release_pd=vmi_release_pd,
     set_lazy_mode=vmi_set_lazy_mode,
+    set_linear_mapping=vmi_set_linear_mapping,
 )

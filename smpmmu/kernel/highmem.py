@@ -41,11 +41,26 @@ async def kmap_atomic(cpu: Cpu, page: int) -> int:
     """
     vaddr = FIX_KMAP_BEGIN
     slot = kmap_pte(vaddr)
-    bug_on(await load(cpu.memory.at(slot)), KMAP_SLOT_IS_EMPTY)
+    if cpu.linux.kunmap_flushes:
+        bug_on(await load(cpu.memory.at(slot)), KMAP_SLOT_IS_EMPTY)
     await set_pte(cpu, slot, entry(page, PAGE_KERNEL))
+    if not cpu.linux.kunmap_flushes:
+        await cpu.pv.flush_tlb_single(cpu, vaddr)
     # An interrupt may be here while the CPU holds updates back.
     if cpu.linux.kmap_flushes:
         await arch_flush_lazy_mmu_mode(cpu)
+    return vaddr
+
+
+async def kmap_atomic_pte(cpu: Cpu, page: int) -> int:
+    """Map a page table for this CPU alone; return the address.
+
+    C: kmap_atomic_pte (9a1c13e91f1)
+    Model: one use (KM_PTE0). Linux's own accesses go to the table as it lies in memory: what it has
+    mapped is what it means.
+    """
+    vaddr = await kmap_atomic(cpu, page)
+    await cpu.pv.set_linear_mapping(cpu, vaddr, page)
     return vaddr
 
 
@@ -55,7 +70,8 @@ async def kunmap_atomic(cpu: Cpu, vaddr: int) -> None:
 
     C: kunmap_atomic
     """
-    await kpte_clear_flush(cpu, kmap_pte(vaddr), vaddr)
+    if cpu.linux.kunmap_flushes:
+        await kpte_clear_flush(cpu, kmap_pte(vaddr), vaddr)
     if cpu.linux.kmap_flushes:
         await arch_flush_lazy_mmu_mode(cpu)
 

@@ -85,6 +85,8 @@ class Linux:
         copied_frees: the page that was copied is freed: its other user is gone by then.
         copy_rereads: copy_one_pte reads the parent's entry again after it was write-protected
             (until 3dc90795144).
+        kunmap_flushes: kunmap_atomic empties its entry and flushes it (2.6.19); if not, it does
+            nothing, and kmap_atomic flushes what it has overwritten.
         kmap_flushes: kmap_atomic and kunmap_atomic flush what lazy MMU mode holds back
             (49f19710512, 2.6.21).
         pud_populate_flushes: an entry of PAE's root is fetched by all processors that run the mm
@@ -107,6 +109,7 @@ class Linux:
     unlinks_first: bool = True
     pud_populate_flushes: bool = True
     lazy_mmu_left_late: bool = False
+    kunmap_flushes: bool = True
     mprotect_clears: bool = True
     mprotect_flushes: bool = True
     mremap_flushes_locked: bool = True
@@ -148,6 +151,7 @@ class ParavirtOps:
             `start` on copied from another one.
         release_pt: (cpu, pfn): a frame is no longer a page table.
         release_pd: (cpu, pfn): likewise a page directory.
+        set_linear_mapping: (cpu, vaddr, pfn): a page table is mapped at `vaddr` for a moment.
         set_lazy_mode: (cpu, mode): updates may be held back from here on (LazyMode.MMU), no longer
             (NONE), or must be applied up to here (FLUSH).
     """
@@ -173,6 +177,7 @@ class ParavirtOps:
     release_pt: Hook
     release_pd: Hook
     set_lazy_mode: Hook
+    set_linear_mapping: Hook
 
 
 async def native_set_pte(cpu: Cpu, ptep: int, pteval: int) -> None:
@@ -329,4 +334,5 @@ native = ParavirtOps(
     release_pt=native_page_nop,
     release_pd=native_page_nop,
     set_lazy_mode=native_set_lazy_mode,
+    set_linear_mapping=native_page_nop,
 )

@@ -43,6 +43,7 @@ NAMES = (
     "flush_all",
     "shootdown_storm",
     "mmu_gather",
+    "highpte",
     "lazy_mmu",
     "mprotect",
     "mremap",
