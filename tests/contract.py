@@ -216,6 +216,7 @@ def observe(names: Iterable[str]) -> Table:
             for notice in run(system, seed):
                 counted = table.setdefault(notice.key, Counter())
                 counted.update(["", *notice.broken])
+                counted.update(f"{clause} in {name}" for clause in notice.broken)
     return dict(sorted(table.items()))
 
 
@@ -248,6 +249,19 @@ def rows(table: Table) -> list[str]:
     ]
 
 
+def exceptions(table: Table) -> list[str]:
+    """Return where the clauses are broken that are kept elsewhere: the scenarios, by name."""
+    found = []
+    for (hook, caller, path), counted in table.items():
+        for clause in CLAUSES:
+            if cell(counted, clause, hook) == "**not always**":
+                begin = f"{clause} in "
+                names = {k.removeprefix(begin).split("/")[0] for k in counted if begin in k}
+                where = ", ".join(sorted(names))
+                found.append(f"- {caller}, called by {path}, {clause}: not in all of {where}")
+    return found
+
+
 HEAD = """# The contract of pte_update and pte_update_defer, and who keeps it
 
 The comment above the hooks (789e6ac0a7c) says that they are for user entries, for changes that
@@ -257,9 +271,10 @@ clause need not do harm.
 
 Written by `python -m tests.contract`, from seeded random runs of the catalogue with the kernel as
 it was merged: for every caller, and the function that called that one, whether each clause was
-kept. The flush is one by the same thread in the same system call or fault, of whatever CPUs; where
-clear_refs has none, its thread went on on another CPU. An entry of init_mm has no page-table lock.
-The last column has the commits that brought the hook to the caller, or changed it.
+kept. The flush is one by the same thread in the same program, of whatever CPUs. It may be missing
+because a scenario has only a part of a system call, or lets its thread go on on another CPU, as
+clear_refs may; below the table are their names. An entry of init_mm has no page-table lock. The
+last column has the commits that brought the hook to the caller, or changed it.
 
 """
 
@@ -269,7 +284,8 @@ def main() -> None:
     names = [t.name for t in catalogue() if not t.name.endswith("_pae")]
     head = f"| caller | hook | called by | {' | '.join(CLAUSES)} | commits |"
     line = "|---" * (4 + len(CLAUSES)) + "|"
-    text = HEAD + "\n".join([head, line, *rows(observe(names))]) + "\n"
+    table = observe(names)
+    text = HEAD + "\n".join([head, line, *rows(table), "", *exceptions(table)]) + "\n"
     FILE.write_text(text, encoding="utf-8")
 
 
