@@ -133,7 +133,13 @@ async def check(
 
 def explore(system: System, budget: Budget | None = None, *, every: bool = False,
             engine: str = "batch", live_runs: int = LIVE_RUNS) -> Answered:  # fmt: skip
-    """Do what `check` does, from synchronous code."""
+    """Do what `check` does, from synchronous code.
+
+    Raises:
+        ModelError: the modelled code breaks a rule.
+        InternalError: live and batch disagree.
+        UsageError: a trio program is already running in this thread.
+    """
 
     async def run() -> Answered:
         return await check(system, budget, every=every, engine=engine, live_runs=live_runs)

@@ -35,11 +35,15 @@ class Setup:
         self._evictors: list[Context] = []
 
     def cpu(self, number: int, *calls: Call, cyclic: bool = False) -> None:
-        """Give vCPU `number` its program."""
+        """Give vCPU `number` its program: `calls` in order, or, if cyclic, for ever."""
         self._contexts.append(Context(f"cpu{number}", f"cpu{number}", calls, cyclic=cyclic))
 
     def irq(self, number: int, vector: str, *calls: Call, priority: int = 0) -> None:
-        """Give vCPU `number` a handler; its first step must wait for the vector."""
+        """Give vCPU `number` a handler; its first step must wait for the vector.
+
+        It begins with interrupts off, and runs again whenever its vector is pending. It may land in
+        main code, and in handlers of lower `priority` that have switched interrupts on.
+        """
         name = f"cpu{number}.irq.{vector}"
         self._contexts.append(Context(name, f"cpu{number}", calls, Role.IRQ, priority=priority))
 
@@ -72,7 +76,11 @@ class Setup:
         return bool(self._evictors)
 
     def always(self, name: str, truth: Expr) -> None:
-        """Demand that `truth` holds in every state; `name` is a positive sentence."""
+        """Demand that `truth` holds in every state; `name` is a positive sentence.
+
+        Raises:
+            ModelError: `truth` is a number, or was decided by Python rather than built up.
+        """
         self._properties.append(always(name, truth))
 
     def at_quiescence(self, name: str, truth: Expr) -> None:
@@ -134,7 +142,10 @@ class Variant:
 
 
 def variant(name: str, expected: Expected | None = None, /, **knobs: object) -> Variant:
-    """Return a variant; `knobs` are passed to the scenario's function."""
+    """Return a variant; `knobs` are passed to the scenario's function.
+
+    `expected` is made by `holds` or `violated`; it is compared with what is found.
+    """
     return Variant(name, expected, tuple(knobs.items()))
 
 
@@ -203,8 +214,12 @@ def scenario(
 ) -> Callable[[Callable[..., None]], Scenario]:
     """Make a scenario of a function; without variants it has one, called `default`.
 
+    The function gets a `Setup` and the knobs of the variant as keyword arguments.
     One that takes other numbers of `cpus` has a keyword argument of that name, with a default; what
     its variants expect is of every number.
+
+    Raises:
+        ModelError: two variants have one name.
     """
 
     def make(build: Callable[..., None]) -> Scenario:

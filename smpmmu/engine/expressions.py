@@ -153,12 +153,18 @@ def _compare(op: str, left: Expr, right: object) -> Expr:
 
 
 def value(word: Word) -> Expr:
-    """Return the expression that reads `word`."""
+    """Return the expression that reads `word`, an unsigned number of its width.
+
+    Build it up with `& | ^ >> +` and comparisons, and truths with `& | ~`, in parentheses.
+
+    Raises:
+        ModelError: where it is used as if it had a value already, with `and`, `or`, `not`, `if`.
+    """
     return Expr("word", (word,))
 
 
 def finished(context: str) -> Expr:
-    """Return the truth that the program of the context named `context` has ended."""
+    """Return the truth that the program of a context, such as "cpu0", has ended."""
     return Expr("finished", (context,), truth=True)
 
 

@@ -52,7 +52,14 @@ class Call:
 
 
 def call(fn: Callable[..., Coroutine[Any, Any, Any]], *args: object, **kwargs: object) -> Call:
-    """Return one entry of a program: `fn(*args, **kwargs)` is run when its turn comes."""
+    """Return one entry of a program: `fn(*args, **kwargs)` is run when its turn comes.
+
+    What it remembers is forgotten when it returns. Arguments are values that cannot change:
+    integers, strings, enums, tuples, frozen dataclasses, words and functions of the model.
+
+    Raises:
+        ModelError: when the scenario is built, `fn` or an argument reaches what can change.
+    """
     return Call(fn, args, tuple(kwargs.items()))
 
 

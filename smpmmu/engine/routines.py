@@ -28,6 +28,7 @@ class Again(enum.Enum):
 
 
 AGAIN: Final = Again.AGAIN
+"""What a round under `retry` returns to be run again."""
 
 
 class Kind(enum.Enum):
@@ -90,7 +91,10 @@ class Bug(BaseException):
 
 
 def bug_on(wrong: object, name: str) -> None:
-    """End the run as a violation of the property `name` if `wrong` is true, as BUG_ON does."""
+    """End the run as a violation of the property `name` if `wrong` is true, as BUG_ON does.
+
+    No step. The name is a positive sentence: what should have been so.
+    """
     if wrong:
         raise Bug(name)
 
@@ -148,12 +152,22 @@ def _summarised(fn: Routine[P, R], kind: Kind, why: str = "") -> Routine[P, R]:
 
 
 def routine(fn: Routine[P, R]) -> Routine[P, R]:
-    """Mark a modelled function as summarised by its return value once it has returned."""
+    """Mark a modelled function as summarised by its return value once it has returned.
+
+    It makes fewer states and changes no verdict. What goes in and out is integers, strings, enums,
+    tuples, frozen dataclasses, words and functions of the model.
+
+    Raises:
+        ModelError: when it is run, something else goes in or out.
+    """
     return _summarised(fn, Kind.ROUTINE)
 
 
 def instruction(fn: Routine[P, R]) -> Routine[P, R]:
-    """Mark a routine as one machine instruction: no interrupt lands after its first step."""
+    """Mark a routine as one machine instruction: no interrupt lands after its first step.
+
+    Other CPUs do move in between. What goes in and out is as for `routine`.
+    """
     return _summarised(fn, Kind.INSTRUCTION)
 
 
@@ -162,6 +176,9 @@ def indivisible(why: str) -> Callable[[Routine[P, R]], Routine[P, R]]:
 
     A claim about the real machine; `why` says why it is true, and is the claim's name when the
     catalogue is run with claims dropped. A waiting step may not come second in it.
+
+    Raises:
+        ModelError: when it is run, a later step waits, or it has too many steps.
     """
 
     def mark(fn: Routine[P, R]) -> Routine[P, R]:
@@ -172,7 +189,13 @@ def indivisible(why: str) -> Callable[[Routine[P, R]], Routine[P, R]]:
 
 async def retry(round_of: Callable[P, Coroutine[Step, int, R | Again]], *args: P.args,
                 **kwargs: P.kwargs) -> R:  # fmt: skip
-    """Run `round_of(*args)` until it returns anything but AGAIN; a failed round is forgotten."""
+    """Run `round_of(*args)` until it returns anything but AGAIN; a failed round is forgotten.
+
+    For a compare-and-exchange that lost, or an instruction that is begun anew.
+
+    Raises:
+        ModelError: a failed round took no step, or left locks or the interrupt flag changed.
+    """
     once = _summarised(round_of, Kind.RETRY)
     while True:
         value = await once(*args, **kwargs)

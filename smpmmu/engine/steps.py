@@ -252,24 +252,39 @@ def overflow(step: Step, value: int) -> ModelError:
 
 
 def load(word: Word, mask: int = ALL) -> Step:
-    """Read `word & mask`."""
+    """Read `word & mask`; ask only for the bits that are looked at, lest states multiply."""
     return Step(f"load {word.name}", word, returns=mask & word.mask)
 
 
 def store(word: Word, value: int) -> Step:
-    """Write `value`."""
+    """Write `value`; returns 0.
+
+    Raises:
+        ModelError: the value does not fit the word.
+    """
     label = f"store {word.name} = {word.format.show(value)}"
     return Step(label, word, and_mask=0, xor_mask=value)
 
 
 def xchg(word: Word, value: int) -> Step:
-    """Write `value`, return the old one."""
+    """Write `value`, return the old one, in one locked instruction.
+
+    Raises:
+        ModelError: the value does not fit the word.
+    """
     label = f"xchg {word.name} = {word.format.show(value)}"
     return Step(label, word, and_mask=0, xor_mask=value, returns=word.mask)
 
 
 def cmpxchg(word: Word, old: int, new: int, mask: int = ALL) -> Step:
-    """Write `new` over the bits of `mask` if they are `old`; the result has TAKEN if it did."""
+    """Write `new` over the bits of `mask` if they are `old`, in one locked instruction.
+
+    Returns the old bits of `mask`, and `TAKEN` beside them if it wrote; so it is tested by
+    `if await cmpxchg(...) & TAKEN`.
+
+    Raises:
+        ModelError: `old` or `new` has bits outside the mask, or does not fit the word.
+    """
     mask &= word.mask
     label = f"cmpxchg {word.name} {word.format.show(old)} -> {word.format.show(new)}"
     step = Step(label, word, when=When(mask, old), and_mask=ALL & ~mask, xor_mask=new, returns=mask)
@@ -280,30 +295,45 @@ def cmpxchg(word: Word, old: int, new: int, mask: int = ALL) -> Step:
 
 
 def fetch_or(word: Word, bits: int, returns: int = 0) -> Step:
-    """Set `bits`, return the old value's `returns`."""
+    """Set `bits` in one locked instruction; return the old value's bits of `returns`, else 0.
+
+    Raises:
+        ModelError: `bits` do not fit the word.
+    """
     label = f"set {word.format.show(bits)} in {word.name}"
     return Step(label, word, and_mask=ALL & ~bits, xor_mask=bits, returns=returns)
 
 
 def fetch_and(word: Word, bits: int, returns: int = 0) -> Step:
-    """Keep only `bits`, return the old value's `returns`."""
+    """Keep only `bits`, as `~bit` to clear one; the rest is as for `fetch_or`."""
     label = f"clear {word.format.show(~bits & word.mask)} in {word.name}"
     return Step(label, word, and_mask=bits, returns=returns)
 
 
 def fetch_xor(word: Word, bits: int, returns: int = 0) -> Step:
-    """Toggle `bits`, return the old value's `returns`."""
+    """Toggle `bits`; the rest is as for `fetch_or`."""
     label = f"toggle {word.format.show(bits)} in {word.name}"
     return Step(label, word, xor_mask=bits, returns=returns)
 
 
 def fetch_add(word: Word, amount: int, returns: int = 0) -> Step:
-    """Add `amount`, return the old value's `returns`."""
+    """Add `amount`, which may be negative; the rest is as for `fetch_or`.
+
+    Raises:
+        ModelError: the amount does not fit the word, now or, when it is run, the sum does not.
+    """
     return Step(f"add {amount} to {word.name}", word, add=amount, returns=returns)
 
 
 def wait_until(word: Word, value: int, mask: int = ALL, *, equal: bool = True) -> Step:
-    """Wait until `word & mask` is `value` (or is not); stands for a busy-wait."""
+    """Wait until `word & mask` is `value` (or, if not `equal`, is not); stands for a busy-wait.
+
+    It returns 0. Interrupts that are on land while it waits. If nobody ever makes it so, that is a
+    deadlock.
+
+    Raises:
+        ModelError: no value can ever match.
+    """
     relation = "is" if equal else "is not"
     label = f"wait until {word.name} {relation} {word.format.show(value)}"
     return Step(label, word, wait=Wait(mask & word.mask, value, equal))

@@ -121,6 +121,9 @@ async def leave_mm(cpu: Cpu) -> None:
     """Give up a borrowed mm: no more flushes for it, and nothing of it loaded.
 
     C: leave_mm
+
+    Raises:
+        ModelError: the mm is none of the CPU's `mms`.
     """
     state, active_mm = await tlbstate(cpu)
     bug_on(state == TLBSTATE_OK, "leave_mm_only_when_lazy")
