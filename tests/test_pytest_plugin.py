@@ -29,7 +29,7 @@ async def add():
 
 
 async def add_at_once():
-    assert await s.fetch_add(W, 1) < 4, "pytest rewrites this"
+    assert await s.fetch_add(W, 1, W.mask) < 4, "pytest rewrites this"
 
 
 async def nothing():
