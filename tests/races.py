@@ -51,7 +51,9 @@ ON_RECORD = {
     "migrate_vma_flush_after_ptl": OnRecord(1, 1, (EMPTY,)),
     "mremap_flush_after_ptl": OnRecord(1, 1, (EMPTY, ANSWERS)),
     "reclaim_batch_vs_mprotect": OnRecord(1, 1, (EMPTY,)),
-    "lazymmu_drain_after_unlock": OnRecord(2, 1),
+    "lazymmu_drain_after_unlock": OnRecord(2, 1, (
+        ANSWERS, "The page is freed after a flush, and it takes a third CPU to walk once more.",
+    )),
     "kvm_dirtylog_skip_flush": OnRecord(2, 1, (EMPTY,)),
     "kvm_shadow_stale_gpte": OnRecord(2, 1),
     "xen_oos_read_to_use": OnRecord(

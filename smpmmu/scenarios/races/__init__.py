@@ -42,6 +42,8 @@ RACES = (
          "A page is freed at its new address while a TLB still leads to it from the old one."),
     Race("reclaim_batch_vs_mprotect", "late_flush", "Linux", 2017, "3ea277194daa",
          "A thread protects a page that reclaim has just taken, and goes on writing to it."),
+    Race("lazymmu_drain_after_unlock", "lazy_mmu", "Linux (paravirt)", 2006, "6606c3e0da5",
+         "A write that was held back puts a page back into an entry after it was freed."),
     Race("kvm_dirtylog_skip_flush", "kvm_dirty_log", "KVM", 2012, "6dbf79e7164e",
          "A page is read as a page table while a vCPU can still write to it."),
     Race("kvm_shadow_stale_gpte", "kvm_shadow", "KVM", 2008, "f7d9c7b7b902",
