@@ -75,7 +75,7 @@ def test_after_a_flush_no_guest_runs_on_what_it_had_cached(guest: object) -> Non
     setup.always(NOTHING_CACHED, ~running | asked | (value(cpu1.tlb(ADDR)) == 0))
     setup.sometimes("it had the page cached", value(cpu1.tlb(ADDR)) != 0)
     setup.sometimes("it is back in the guest", finished("cpu1") & running)
-    holds(setup)
+    assert holds(setup)
 
 
 def test_two_who_flush_wait_for_their_own_answers() -> None:
@@ -87,7 +87,7 @@ def test_two_who_flush_wait_for_their_own_answers() -> None:
     setup.cpu(2, call(use, cpu2))
     setup.irq(2, "kick", call(kick, cpu2, (0, 1)))
     setup.at_quiescence("no_request_is_left", value(requests(2)) == 0)
-    holds(setup)
+    assert holds(setup)
 
 
 @pytest.mark.parametrize("software_bit", [False, True])
@@ -131,7 +131,7 @@ def test_two_kinds_at_once_on_two_cpus() -> None:
     setup.always("one_kind_at_a_time", (writer == 0) | (table == 0))
     setup.sometimes("as writable", writer == 1)
     setup.sometimes("as a page table", table == 1)
-    holds(setup)
+    assert holds(setup)
 
 
 async def take(cpu: Cpu, kind: int, out: Word) -> None:

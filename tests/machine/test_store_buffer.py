@@ -63,18 +63,18 @@ def test_stores_reach_memory_in_order() -> None:
     setup.always("y_comes_after_x", (value(Y) == 0) | (value(X) == 1))
     setup.at_quiescence("both_arrived", (value(X) == 1) & (value(Y) == 1))
     setup.sometimes("both waited", finished("cpu0") & (value(X) == 0))
-    holds(setup)
+    assert holds(setup)
 
 
 def test_rest_is_only_where_the_buffer_is_empty() -> None:
     setup = machine(store_twice)
     setup.at_quiescence("empty", value(BUFFER.word) == 0)
     setup.sometimes("it had two stores", value(BUFFER.word) >> BUFFER.entry_bits != 0)
-    holds(setup)
+    assert holds(setup)
 
 
 def test_a_cpu_sees_its_own_newest_store() -> None:
-    holds(machine(see_own))
+    assert holds(machine(see_own))
 
 
 def test_a_full_buffer_makes_its_cpu_wait() -> None:
@@ -83,7 +83,7 @@ def test_a_full_buffer_makes_its_cpu_wait() -> None:
         "the third waits for room", (value(X) == 0) & (value(BUFFER.word) >> BUFFER.entry_bits != 0)
     )
     setup.at_quiescence("the_last_one_stays", value(X) == 3)
-    holds(setup)
+    assert holds(setup)
     assert violated(machine(fill, drains=False)) == "no_deadlock"
 
 
@@ -91,7 +91,7 @@ def test_a_full_buffer_makes_its_cpu_wait() -> None:
 def test_a_fence_and_a_locked_instruction_wait(program: object) -> None:
     setup = machine(program)
     setup.always("nothing_waits_when_it_has_ended", ~finished("cpu0") | (value(BUFFER.word) == 0))
-    holds(setup)
+    assert holds(setup)
     assert violated(machine(program, drains=False)) == "no_deadlock"
 
 

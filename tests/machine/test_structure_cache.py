@@ -91,7 +91,7 @@ def test_after_a_flush_no_walk_in_flight_brings_it_back() -> None:
     gone = value(cpu.pde_cache(ADDR)) == 0
     setup.at_quiescence("nothing_is_kept", gone & (value(cpu.tlb(ADDR)) & PAGE_PRESENT == 0))
     setup.sometimes("it was kept before", value(cpu.pde_cache(ADDR)) == LINK)
-    holds(setup)
+    assert holds(setup)
 
 
 async def unlink_and_flush(cpu: Cpu) -> None:
