@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from smpmmu.engine.batch import Block
+    from smpmmu.engine.expressions import Expr
     from smpmmu.engine.run import Run
     from smpmmu.engine.steps import Word
     from smpmmu.engine.system import System
@@ -135,18 +136,26 @@ class Views:
         """Have seen nothing."""
         self.kernel = Kernel(system)
         self._system = system
+        self._positions = 0
+        self._held = any_of()
+        self._windows: dict[str, Expr] = {}
         self._nodes: dict[frozenset[str], tuple[int, int]] = {}
         """By the windows that are open: after how few choices, and in which node."""
 
     def visit(self, block: Block, first: int, cost: Cost) -> None:
         """Look at some nodes of one cost, the first of which has the number `first`."""
         columns = Columns(self.kernel, block)
-        words, locks = self._known()
-        held = columns.truth(any_of(*(value(lock) != 0 for lock in locks)))
+        positions = sum(len(automaton.positions) for automaton in self.kernel.automata)
+        if positions != self._positions:
+            words, locks = self._known()
+            self._held = any_of(*(value(lock) != 0 for lock in locks))
+            self._windows = windows(self._system, words)
+            self._positions = positions
+        held = columns.truth(self._held)
         if not held.any():
             return
         texts, open_ = [], []
-        for text, truth in windows(self._system, words).items():
+        for text, truth in self._windows.items():
             texts.append(text)
             open_.append(columns.truth(truth) & held)
         if not texts:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.cheapest import Cheapest, Goal, states_along
 from smpmmu.engine.explore import Search
+from smpmmu.engine.run import Ending
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget
 from smpmmu.engine.walk import Cost, Walk, cost
@@ -133,7 +134,7 @@ class Task:
         with Walk(self.system) as walk:
             while True:
                 if self.goal_of_states:
-                    if walk.machine.key() == self._end:
+                    if walk.machine.key() == self._end or self._dead(walk):
                         return tuple(made)
                 else:
                     broken = walk.machine.violated()
@@ -144,6 +145,11 @@ class Task:
                     return None
                 made.append(left.pop(at))
                 walk.take(made[-1])
+
+    def _dead(self, walk: Walk) -> bool:
+        """Whether this is a deadlock as any state shows it: nobody at all can move."""
+        ending = walk.ending() if self._name == NO_DEADLOCK and not walk.able else None
+        return ending is not None and ending[0] is Ending.STUCK
 
     def _better_end(self, best: tuple[int, ...]) -> tuple[int, ...]:
         """Search ends of the schedule, shorter ones first, for cheaper ones."""
