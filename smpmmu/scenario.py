@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from smpmmu.engine.steps import Word
 
 
+def _named(number: object, name: object = "") -> None:
+    """Refuse what is no number of a vCPU, or no name of what it is given."""
+    for value, kind, what in ((number, int, "the number of a vCPU"), (name, str, "a name")):
+        if not isinstance(value, kind):
+            found = "a call" if isinstance(value, Call) else repr(value)
+            msg = f"expected {what}, found {found}: setup.irq(number, name, call(function))"
+            raise ModelError(msg)
+
+
 class Setup:
     """Collects a system: a column per CPU, and the properties under them."""
 
@@ -36,6 +45,7 @@ class Setup:
 
     def cpu(self, number: int, *calls: Call, cyclic: bool = False) -> None:
         """Give vCPU `number` its program: `calls` in order, or, if cyclic, for ever."""
+        _named(number)
         self._contexts.append(Context(f"cpu{number}", f"cpu{number}", calls, cyclic=cyclic))
 
     def irq(self, number: int, vector: str, *calls: Call, priority: int = 0) -> None:
@@ -44,11 +54,13 @@ class Setup:
         It begins with interrupts off, and runs again whenever its vector is pending. It may land in
         main code, and in handlers of lower `priority` that have switched interrupts on.
         """
+        _named(number, vector)
         name = f"cpu{number}.irq.{vector}"
         self._contexts.append(Context(name, f"cpu{number}", calls, Role.IRQ, priority=priority))
 
     def daemon(self, number: int, name: str, *calls: Call) -> None:
         """Give vCPU `number` a piece of hardware that may move at any time, or never."""
+        _named(number, name)
         self._contexts.append(
             Context(f"cpu{number}.{name}", f"cpu{number}", calls, Role.DAEMON, cyclic=True)
         )
@@ -58,6 +70,7 @@ class Setup:
 
         Its first step waits until there is something to do. It masks nothing and is not masked.
         """
+        _named(number, name)
         whole = f"cpu{number}.{name}"
         self._contexts.append(Context(whole, whole, calls, Role.IRQ))
 
@@ -66,6 +79,7 @@ class Setup:
 
         It is left out at first; whatever HOLDS is explored once more with it.
         """
+        _named(number, name)
         self._evictors.append(
             Context(f"cpu{number}.{name}", f"cpu{number}", calls, Role.DAEMON, cyclic=True)
         )

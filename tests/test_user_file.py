@@ -276,6 +276,19 @@ WRONG = {
         HEAD + ONE.format(call="go") + "    setup.always('w', value(W))\n",
         "error: own.py:one/default: property 'w' is not a truth: compare a word with something\n",
     ),
+    "property_that_compares_a_word": (
+        HEAD + ONE.format(call="go") + "    setup.sometimes('w', W == 1)\n",
+        ("error: own.py:one/default: property 'w' was decided by Python, to be False: write "
+        "value(word) where a word is compared\n"),
+    ),
+    "handler_without_a_number": (
+        HEAD + ONE.format(call="go") + "    setup.irq('timer', call(go))\n",
+        "error: own.py:one/default: expected the number of a vCPU, found 'timer': setup.irq(",
+    ),
+    "handler_without_a_name": (
+        HEAD + ONE.format(call="go") + "    setup.irq(0, call(go))\n",
+        "error: own.py:one/default: expected a name, found a call: setup.irq(",
+    ),
     "property_that_is_decided_at_once": (
         HEAD + ONE.format(call="go") + "    setup.always('w', value(W) == 1 and value(W) == 1)\n",
         "error: own.py:one/default: a property is an expression, not a value: ",
@@ -533,3 +546,13 @@ def test_a_misspelt_name_is_told_at_the_users_line(users: Users, shell: Shell) -
     assert done.status == 4
     assert "has no attribute 'spin_lok'; did you mean 'spin_lock'?\n" in done.err
     assert done.err.endswith("own.py:14: await smpmmu.spin_lok(W)\n")
+
+
+def test_a_variant_cannot_be_replayed_without_a_seed(users: Users, shell: Shell) -> None:
+    file = users("own.py", HEAD + ONE.format(call="go"))
+    done = shell("replay", f"{file}:one/default")
+    assert done.status == 2
+    assert done.err.endswith(
+        "--seed N, or by the schedule that is written by\n"
+        "  python -m smpmmu explore own.py:one/default --save DIR\n"
+    )

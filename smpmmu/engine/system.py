@@ -34,8 +34,14 @@ class Property:
     scope: Scope = Scope.ALWAYS
 
     def __post_init__(self) -> None:
-        if not isinstance(self.truth, Expr) or not self.truth.truth:
+        given: object = self.truth  # users' files are seldom type-checked
+        if not isinstance(given, Expr) or not given.truth:
             msg = f"property {self.name!r} is not a truth: compare a word with something"
+            if isinstance(given, bool):
+                msg = (
+                    f"property {self.name!r} was decided by Python, to be {given}: write "
+                    "value(word) where a word is compared"
+                )
             raise ModelError(msg)
 
 
