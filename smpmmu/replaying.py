@@ -113,7 +113,7 @@ def load(path: Path) -> tuple[Schedule, Target, str]:
         msg = f"cannot read the schedule {path}: {reason}"
         if not path.exists() and "/" in str(path) and path.suffix != ".schedule":
             msg += (
-                "\n  a variant is replayed by a seed, --seed N, or by the schedule that is written by"
+                "\n  a variant is replayed by a seed, --seed N, or by the schedule written by"
                 f"\n  python -m smpmmu explore {path} --save DIR"
             )
         raise UsageError(msg) if isinstance(error, OSError) else ScheduleError(msg) from error

@@ -553,6 +553,6 @@ def test_a_variant_cannot_be_replayed_without_a_seed(users: Users, shell: Shell)
     done = shell("replay", f"{file}:one/default")
     assert done.status == 2
     assert done.err.endswith(
-        "--seed N, or by the schedule that is written by\n"
+        "--seed N, or by the schedule written by\n"
         "  python -m smpmmu explore own.py:one/default --save DIR\n"
     )
