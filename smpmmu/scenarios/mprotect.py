@@ -55,6 +55,7 @@ from smpmmu.scenario import Setup, Variant, holds, scenario, variant, violated
 from smpmmu.scenarios.common import (
     ADDR,
     CLEAN,
+    READ_ONLY,
     TABLE,
     TOUCHED,
     Flush,
@@ -103,6 +104,7 @@ IN_PLACE = (
     "until then, and what it has marked is kept"
 )
 ACCOUNTED = "vma_wants_writenotify, mm/mmap.c: the first write to a clean page must fault"
+UNDER_MMAP_SEM = "do_page_fault looks at the mapping and raises rights in one read side of mmap_sem"
 NO_FLUSH = "whoever has the entry cached goes on writing, with any hook"
 QUEUED = "789e6ac0a7c: a deferred update needs its flush under the lock; mprotect flushes after it"
 PLANTED = f"{QUEUED}: what is queued is planted after the page was taken"
@@ -173,6 +175,8 @@ async def clean_and_write_back(cpu: Cpu, vma: VmAreaStruct) -> None:
             beside=Beside.MIGRATION, paging=PAE),
     variant("native_writeback", holds(ACCOUNTED), hypervisor=None, beside=Beside.WRITEBACK),
     variant("native_clean_page", holds(IN_PLACE), hypervisor=None, pte=CLEAN),
+    variant("native_read_only_page", holds(UNDER_MMAP_SEM), hypervisor=None, pte=READ_ONLY),
+    variant("vmi_read_only_page", holds(UNDER_MMAP_SEM), hypervisor=Hypervisor(), pte=READ_ONLY),
     variant("native_in_place_clean_page", violated(NO_WRITE_LOST, IN_PLACE), hypervisor=None,
             pte=CLEAN, linux=Linux(mprotect_clears=False)),
     variant("native_unflushed", violated(NO_WRITE_AFTER_PROMISE, NO_FLUSH), hypervisor=None,

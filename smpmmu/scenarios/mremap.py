@@ -1,4 +1,4 @@
-"""A thread moves a page to another address; a sibling uses the old one; others take the page.
+"""A thread moves a page to another address; a sibling uses it; others take the page.
 
     cpu0: mremap                        cpu1                       cpu2
     spin_lock(old ptl, new ptl)         write at the old address   look for the page at the new
@@ -39,7 +39,7 @@ from smpmmu.machine.memory import (
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.common import ADDR, OTHER_TABLE, PGD, PMD, TABLE, TOUCHED, page_of, vcpu
-from smpmmu.scenarios.mprotect import lazily
+from smpmmu.scenarios.mprotect import OUTLIVES, RULE, lazily
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
@@ -106,6 +106,11 @@ CVE = Linux(mremap_flushes_locked=False, mremap_locks_file=False, zap_flushes_pa
             ("lazy_updates", holds(DRAINED), Beside.MIGRATION, lazily(Holds.UPDATES), Linux(), {}),
             ("lazy_updates_value", holds(DRAINED), Beside.MIGRATION,
              lazily(Holds.UPDATES, Record.VALUE), Linux(), {}),
+            ("lazy_updates_value_new", holds(RULE), Beside.MIGRATION,
+             lazily(Holds.UPDATES, Record.VALUE), Linux(), {"uses_new": True}),
+            ("lazy_left_late_value_new", violated(NO_ACCESS_TO_FREED_FRAME, OUTLIVES),
+             Beside.MIGRATION, lazily(Holds.UPDATES, Record.VALUE),
+             Linux(lazy_mmu_left_late=True), {"uses_new": True}),
             ("lazy_flushes", violated(NO_ACCESS_TO_FREED_FRAME, FLUSH_HELD), Beside.MIGRATION,
              lazily(Holds.FLUSHES), Linux(), {}),
             ("truncated_native", holds(IN_MACRO), Beside.TRUNCATION, None, Linux(), {}),
@@ -133,9 +138,10 @@ def mremap(
     hypervisor: Hypervisor | None,
     linux: Linux,
     split: bool = True,
+    uses_new: bool = False,
     paging: Paging = NON_PAE,
 ) -> None:
-    """A moves a page; B uses it where it was; C takes it where it is."""
+    """A moves a page; B uses it where it was, or is; C takes it where it is."""
     new = 1 << paging.pmd_shift
     pmds = ((0, PMD),) if paging.is_pae else ()
     mm = MmStruct(1, PGD, ((0, TABLE), (1, OTHER_TABLE)), (0, 1), split, pmds, paging)
@@ -158,7 +164,8 @@ def mremap(
         for n in range(3)
     )  # fmt: skip
     setup.cpu(0, call(sys_mremap, cpu0, vma, ADDR, ADDR + PAGE_SIZE, new))
-    setup.cpu(1, call(user_write, cpu1, ADDR), call(user_read, cpu1, ADDR))
+    then = new if uses_new else ADDR
+    setup.cpu(1, call(user_write, cpu1, ADDR), call(user_read, cpu1, then))
     addresses = (ADDR, new) if beside is Beside.TRUNCATION else (new, ADDR)
     migration = call(unmap_and_move, cpu2, page, (vma,), new)
     taking = call(truncate, cpu2, vma, addresses)
