@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smpmmu.engine.errors import ModelError
-from smpmmu.engine.routines import indivisible, routine
+from smpmmu.engine.routines import indivisible, instruction
 from smpmmu.engine.steps import Step, Wait, Word, load, store, wait_until, xchg
 
 TSO_TRANSITION = (
@@ -87,11 +87,11 @@ async def buffered_store(buffer: StoreBuffer, word: Word, value: int) -> None:
     await store(buffer.word, held | buffer.entry(word, value) << position)
 
 
-@routine
+@instruction
 async def buffered_load(buffer: StoreBuffer, word: Word) -> int:
     """Load from the newest store to `word` in the own buffer, or else from memory.
 
-    Only its own CPU could put one in between the two steps.
+    Only its own CPU could put one in between the two steps, and no handler of it lands there.
     """
     own = [value for each, value in buffer.entries(await load(buffer.word)) if each == word]
     return own[-1] if own else await load(word)

@@ -8,7 +8,7 @@ from smpmmu.engine.errors import ModelError
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import bug_on
-from smpmmu.engine.steps import Word
+from smpmmu.engine.steps import Step, Wait, Word, fetch_or, store
 from smpmmu.machine.store_buffer import (
     StoreBuffer,
     buffered_load,
@@ -93,6 +93,38 @@ def test_a_fence_and_a_locked_instruction_wait(program: object) -> None:
     setup.always("nothing_waits_when_it_has_ended", ~finished("cpu0") | (value(BUFFER.word) == 0))
     assert holds(setup)
     assert violated(machine(program, drains=False)) == "no_deadlock"
+
+
+FIRST, SECOND, VECTOR = Word("first", 2), Word("second", 2), Word("vector", 1)
+
+
+async def load_x(buffer: StoreBuffer) -> None:
+    await store(FIRST, await buffered_load(buffer, X))
+
+
+async def store_x_load_y(buffer: StoreBuffer) -> None:
+    await Step("take vector", VECTOR, wait=Wait(1, 1), and_mask=0)
+    await buffered_store(buffer, X, 1)
+    await store(SECOND, await buffered_load(buffer, Y))
+
+
+async def interrupt_and_store(buffer: StoreBuffer) -> None:
+    await fetch_or(VECTOR, 1)
+    await buffered_store(buffer, Y, 1)
+    await buffered_store(buffer, X, 2)
+
+
+def test_no_handler_lands_between_the_buffer_and_memory() -> None:
+    """The load of x = 2 came first, so that of y = 0 came after the other CPU's y = 1."""
+    other = StoreBuffer(1, (X, Y), 2)
+    setup = machine(load_x)
+    setup.irq(0, "vector", call(store_x_load_y, BUFFER))
+    setup.cpu(1, call(interrupt_and_store, other))
+    setup.hardware(1, "drain", call(drain_store, other))
+    before = (value(FIRST) == 2) & (value(X) == 1)
+    setup.at_quiescence("loads_stay_in_order", ~(before & (value(SECOND) == 0)))
+    setup.sometimes("x = 2 was seen before the handler", before & (value(SECOND) == 1))
+    assert holds(setup)
 
 
 def test_a_buffer_that_does_not_fit_is_refused() -> None:
