@@ -110,8 +110,12 @@ def pytest_pycollect_makeitem(
     if module is None or not isinstance(obj, module.Scenario):
         return None
     if not isinstance(collector, pytest.Module):
+        if obj.build.__qualname__ == f"{collector.obj.__qualname__}.{obj.name}":
+            msg = f"scenario {obj.name} stands in a class, where nothing explores it; move it out"
+            raise collector.CollectError(msg)
         return None
-    at_home = (name, collector.obj.__name__) == (obj.name, obj.build.__module__)
+    first = next(known for known, value in vars(collector.obj).items() if value is obj)
+    at_home = name == first and obj.build.__module__ == collector.obj.__name__
     if not at_home and not collector.funcnamefilter(name):
         return None
     return [

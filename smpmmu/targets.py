@@ -188,9 +188,11 @@ def _unknown(kind: str, name: str, known: list[str], file: str) -> UsageError:
 def _from_file(file: str) -> dict[str, Scenario | None]:
     """Run a user's file and return the scenarios it defines."""
     module = _load(Path(file))
-    found: dict[str, Scenario | None] = {
-        value.name: value for value in vars(module).values() if isinstance(value, Scenario)
-    }
+    found: dict[str, Scenario | None] = {}
+    for value in vars(module).values():
+        if isinstance(value, Scenario) and found.setdefault(value.name, value) is not value:
+            msg = f"{file} has two scenarios called {value.name!r}; give their functions two names"
+            raise ModelError(msg)
     if not found:
         msg = f"{file} defines no scenario: decorate a function with @scenario()"
         raise ModelError(msg)

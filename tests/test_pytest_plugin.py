@@ -180,6 +180,46 @@ def test_the_fixture(pytester: pytest.Pytester) -> None:
     assert "test_count[at_once]" in pytester.runpytest("-v", *PLAIN).stdout.str()
 
 
+BY_OTHER_NAMES = MODEL + """\
+
+
+def both(setup):
+    setup.cpu(0, s.call(add))
+    setup.cpu(1, s.call(add))
+    setup.at_quiescence("none_is_lost", s.value(W) == 2)
+
+
+renamed = s.scenario(s.variant("a"))(both)
+_hidden = s.scenario(s.variant("b"))(both)
+again = renamed
+"""
+
+
+def test_a_scenario_is_a_test_under_whatever_name(pytester: pytest.Pytester) -> None:
+    """One that no name is taken of would be green because nothing looks at it."""
+    pytester.makepyfile(test_names=BY_OTHER_NAMES)
+    done = pytester.runpytest("-v", "-k", "renamed or hidden or again", *PLAIN)
+    done.assert_outcomes(failed=2, deselected=2)
+    done.stdout.fnmatch_lines(["*::renamed[[]a] FAILED*", "*::_hidden[[]b] FAILED*"])
+
+
+def test_a_scenario_in_a_class_is_refused(pytester: pytest.Pytester) -> None:
+    inside = MODEL + """\
+
+
+class TestInside:
+    @s.scenario(s.variant("a"))
+    def lost(setup):
+        setup.cpu(0, s.call(add))
+
+    same = count
+"""
+    pytester.makepyfile(test_inside=inside)
+    done = pytester.runpytest(*PLAIN)
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(["scenario lost stands in a class, where nothing explores it*"])
+
+
 ASYNC = """\
 import pytest
 import smpmmu

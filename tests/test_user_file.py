@@ -233,6 +233,11 @@ WRONG = {
         HEAD + "@scenario(variant('a'), variant('a'))\ndef one(setup):\n    pass\n",
         "error: own.py:10: scenario one has two variants of one name\n",
     ),
+    "two_scenarios_of_a_name": (
+        HEAD + "def one(setup):\n    setup.cpu(0, call(go))\n\n\n"
+        "first = scenario(variant('a'))(one)\nsecond = scenario(variant('b'))(one)\n",
+        "error: own.py has two scenarios called 'one'; give their functions two names\n",
+    ),
     "raises_when_built": (
         HEAD + ONE.format(call="go") + "    raise LookupError('not today')\n",
         "error: own.py:13: LookupError: not today\n  raise LookupError('not today')\n",
