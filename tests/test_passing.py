@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from smpmmu.engine.errors import UsageError
 from smpmmu.engine.run import Ending
 from smpmmu.engine.steps import Word
 from smpmmu.engine.walk import Walk
@@ -99,3 +100,16 @@ def test_what_is_violated_has_no_place_here(shell: Shell) -> None:
     done = shell("passing", DEFECT)
     assert (done.status, done.out) == (2, "")
     assert f"{DEFECT} is violated: no_write_after_promise" in done.err
+
+
+@pytest.mark.parametrize("name", ["bottom_half_flushes", "flush_irqs_off_meets_flush"])
+def test_a_deadlock_is_a_violation_too(name: str) -> None:
+    """Of the second no run that is tried gets stuck."""
+    with pytest.raises(UsageError, match="is violated: no_deadlock; this is about what holds"):
+        passing(f"shootdown_deadlocks/{name}")
+
+
+def test_what_only_a_run_shows_is_said_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smpmmu.passing.MOST_NODES", 5)
+    with pytest.raises(UsageError, match="is violated: nobody_touches_a_freed_frame"):
+        passing(f"{ROOT}/docs/example.py:move_page/not_waiting", 1_000)

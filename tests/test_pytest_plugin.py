@@ -180,7 +180,9 @@ def test_the_fixture(pytester: pytest.Pytester) -> None:
     assert "test_count[at_once]" in pytester.runpytest("-v", *PLAIN).stdout.str()
 
 
-BY_OTHER_NAMES = MODEL + """\
+BY_OTHER_NAMES = (
+    MODEL
+    + """\
 
 
 def both(setup):
@@ -193,6 +195,7 @@ renamed = s.scenario(s.variant("a"))(both)
 _hidden = s.scenario(s.variant("b"))(both)
 again = renamed
 """
+)
 
 
 def test_a_scenario_is_a_test_under_whatever_name(pytester: pytest.Pytester) -> None:
@@ -204,7 +207,9 @@ def test_a_scenario_is_a_test_under_whatever_name(pytester: pytest.Pytester) -> 
 
 
 def test_a_scenario_in_a_class_is_refused(pytester: pytest.Pytester) -> None:
-    inside = MODEL + """\
+    inside = (
+        MODEL
+        + """\
 
 
 class TestInside:
@@ -214,6 +219,7 @@ class TestInside:
 
     same = count
 """
+    )
     pytester.makepyfile(test_inside=inside)
     done = pytester.runpytest(*PLAIN)
     done.assert_outcomes(errors=1)

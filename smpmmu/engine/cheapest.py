@@ -81,7 +81,6 @@ class Cheapest:
 
     Attributes:
         nodes: how many pairs of a state and a last context were looked at so far.
-        met: the properties that states violate.
     """
 
     def __init__(
@@ -99,7 +98,6 @@ class Cheapest:
         self._parents: list[NDArray[np.int64]] = []
         self._lasts: list[NDArray[np.uint8]] = []
         self.nodes = 0
-        self.met: set[str] = set()
         block = start if start is not None else kernel.initial()
         self._put(
             Cost(0, 0, 0),
@@ -154,9 +152,7 @@ class Cheapest:
         """Return the first node at the goal, and which nodes can go on."""
         alive = part.bugs == 0
         goal = np.zeros(part.fps.size, dtype=np.bool_)
-        self.met |= {self._bugs[bug] for bug in set(part.bugs.tolist()) if bug}
         for name, rows in self._judge.look(Block(part.lanes, part.fps)):
-            self.met.add(name)
             alive[rows] = False
             goal[rows] |= name == self._goal.name
         if self._goal.name in self._bugs[1:]:
