@@ -2,8 +2,8 @@
 
     cpu0: fork                                  cpu1                    cpu2
     down_write(mmap_sem)                        write the first page    rely on the first entry,
-    lock both ptls, enter lazy mode             write the second        or take the second page
-    for each pte:                                 [fault: down_read,
+    lock both ptls, enter lazy mode             write the second        take the second page,
+    for each pte:                                 [fault: down_read,    or copy the first
       ptep_set_wrprotect(src) [pte_update]         copy the page]
       set_pte_at(dst)
     leave lazy mode, unlock both, perhaps after each
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import all_of, finished, implies, value
 from smpmmu.engine.local import call
-from smpmmu.engine.routines import AGAIN, Again, retry
+from smpmmu.engine.routines import AGAIN, Again, retry, routine
+from smpmmu.engine.steps import load
 from smpmmu.hypervisor.direct import direct
 from smpmmu.hypervisor.shadow import Holds, Hypervisor, Record
 from smpmmu.hypervisor.vmi import vmi
@@ -50,6 +51,8 @@ from smpmmu.machine.memory import (
     Memory,
     Paging,
 )
+from smpmmu.machine.rwsem import down_read, up_read
+from smpmmu.machine.spinlock import spin_lock, spin_unlock
 from smpmmu.machine.walker import (
     NO_ACCESS_TO_FREED_FRAME,
     NO_WRITE_AFTER_PROMISE,
@@ -93,6 +96,8 @@ class Beside(enum.Enum):
     """Sees the first entry read-only, shoots down, and relies on it."""
     MIGRATION = "migration"
     """A kernel thread takes the second page from parent and child, and frees it."""
+    COPIER = "copier"
+    """A sibling's fault finds the first entry read-only, and copies the page."""
 
 
 ANY_CPU_CURES = "whoever relies on an entry needs mmap_sem, or does a shootdown of its own"
@@ -102,6 +107,11 @@ LOCAL_FIRST = "fork's own flush drains its queue before it tells others, and nob
 PLANTED = f"{IN_FORK}: the old value is planted after the page was taken"
 NO_READ = "3dc90795144: what was held back must not be read back; fork goes on with its own copy"
 READ_BACK = "3dc90795144: the entry that is read again may not have been written yet"
+UNDER_MMAP_SEM = (
+    "dup_mmap, kernel/fork.c: flushed before mmap_sem is given back; whoever copies a page takes "
+    "it to be quiet, since it is read-only: what is written meanwhile would not be in the copy"
+)
+NO_MEMORY = "do_wp_page, mm/memory.c: oom, where the ptl was released before"
 AS_IN_C = "copy_one_pte, mm/memory.c: the copy is old, and of a shared mapping clean"
 
 
@@ -126,6 +136,22 @@ async def write_or_fault(cpu: Cpu, vma: VmAreaStruct, addr: int) -> Access | Aga
     return AGAIN if fault is Fault.MINOR else Access.FAULT
 
 
+@routine
+async def copy_first(cpu: Cpu, vma: VmAreaStruct) -> None:
+    """Read the page for a copy if its entry is read-only: it must not change from then on.
+
+    C: do_page_fault, do_wp_page up to cow_user_page; what comes then is the other sibling's fault
+    """
+    mm = vma.vm_mm
+    await down_read(mm.mmap_sem)
+    await spin_lock(mm.pte_lockptr(ADDR))
+    writable = await load(cpu.memory.at(mm.pte_offset(ADDR)), PAGE_RW)
+    await spin_unlock(mm.pte_lockptr(ADDR))
+    if not writable:
+        await promise(cpu.memory.page(PAGE))
+    await up_read(mm.mmap_sem)
+
+
 BREAK = Linux(copy_break=1)
 LATE = Linux(copy_break=1, lazy_mmu_left_late=True)
 REREAD = Linux(copy_rereads=True)
@@ -136,7 +162,7 @@ UPDATES_VALUE, FLUSHES_VALUE = (
     lazily(back, Record.VALUE) for back in (Holds.UPDATES, Holds.FLUSHES)
 )
 VMI, VALUE = Hypervisor(), Hypervisor(record=Record.VALUE)
-NOBODY, READER, MIGRATION = Beside.NOBODY, Beside.READER, Beside.MIGRATION
+NOBODY, READER, MIGRATION, COPIER = Beside
 RULES: dict[str, object] = {"judged": Judge.LOCK_RULE}
 DEFERS: dict[str, object] = {"defers": True}
 
@@ -150,6 +176,9 @@ DEFERS: dict[str, object] = {"defers": True}
             ("native_break", holds(ANY_CPU_CURES), None, NOBODY, BREAK, {}),
             ("native_break_reader", holds(ANY_CPU_CURES), None, READER, BREAK, {}),
             ("native_break_migration", holds(ANY_CPU_CURES), None, MIGRATION, BREAK, {}),
+            ("native_copier", holds(UNDER_MMAP_SEM), None, COPIER, Linux(), {}),
+            ("native_out_of_memory", holds(NO_MEMORY), None, NOBODY, Linux(),
+             {"copies": COPIES[:1]}),
             ("native_reread", holds("natively memory is written at once"), None, NOBODY, REREAD,
              {}),
             ("native_shared", holds(AS_IN_C), None, NOBODY, Linux(), {"shared": True}),
@@ -157,6 +186,7 @@ DEFERS: dict[str, object] = {"defers": True}
             ("vmi_pae", holds(AT_ONCE), VMI, NOBODY, Linux(), {"paging": PAE}),
             ("vmi_break_reader", holds(AT_ONCE), VMI, READER, BREAK, {}),
             ("vmi_break_value_migration", holds(AT_ONCE), VALUE, MIGRATION, BREAK, {}),
+            ("vmi_copier", holds(UNDER_MMAP_SEM), VMI, COPIER, Linux(), {}),
             ("vmi_break_rule", holds(AT_ONCE), VMI, NOBODY, BREAK, RULES),
             ("deferred", holds(LOCAL_FIRST), VMI, NOBODY, BREAK, DEFERS),
             ("deferred_reader", violated(NO_WRITE_AFTER_PROMISE, IN_FORK), VMI, READER, BREAK,
@@ -192,12 +222,13 @@ def fork_range(
     defers: bool = False,
     is_direct: bool = False,
     shared: bool = False,
+    copies: tuple[int, ...] = COPIES,
     paging: Paging = NON_PAE,
 ) -> None:
-    """A shares two pages with a child, B writes to them, C relies on one or takes one."""
+    """A shares two pages with a child, B writes to them, C relies on, takes or copies one."""
     pmds = ((0, PMD),) if paging.is_pae else ()
-    reads, taken = beside is READER, beside is MIGRATION
-    cpus = (0, 1, 2) if reads else (0, 1)
+    taken = beside is MIGRATION
+    cpus = (0, 1, 2) if beside in (READER, COPIER) else (0, 1)
     mm = MmStruct(1, PGD, ((0, TABLE),), cpus, pmds=pmds, paging=paging)
     child = MmStruct(4, 0x21, ((0, CHILD_TABLE),), paging=paging)
     vma, child_vma = VmAreaStruct(mm, shared=shared), VmAreaStruct(child, shared=shared)
@@ -207,10 +238,10 @@ def fork_range(
             *root, (PMD if paging.is_pae else PGD, 0, entry(TABLE, PAGE_TABLE)),
             *((TABLE, index + 1, entry(page, TOUCHED)) for index, (_, page) in enumerate(PAGES)),
         ),
-        owners=tuple((page, 0) for page in COPIES),
+        owners=tuple((page, 0) for page in copies),
         paging=paging,
     )  # fmt: skip
-    kernel = replace(linux, copied=COPIES, copied_frees=False)
+    kernel = replace(linux, copied=copies, copied_frees=False)
     pv = replace(vmi, pte_update=vmi.pte_update_defer) if defers else vmi
     bare = direct if is_direct else native
     cpu0, cpu1, *others = (
@@ -221,20 +252,25 @@ def fork_range(
         )
         for n in ((0, 1) if beside is NOBODY else (0, 1, 2))
     )  # fmt: skip
-    final = judged is Judge.PROMISES and not taken and not shared
+    final = judged is Judge.PROMISES and beside in (NOBODY, READER) and not shared
     setup.cpu(0, call(fork, cpu0, child, vma, promises=final))
     first = () if taken else (call(write, cpu1, vma, ADDR),)
     again = (call(user_read, cpu1, SECOND),) if taken else ()
     setup.cpu(1, *first, call(write, cpu1, vma, SECOND), *again)
     for cpu2 in others:
-        relying = call(rely_on_protection, cpu2, vma)
         both = (vma, child_vma)
-        taking = call(unmap_and_move, cpu2, SECOND_PAGE, both, SECOND)
-        setup.cpu(2, relying if reads else taking)
+        work = {
+            READER: call(rely_on_protection, cpu2, vma),
+            MIGRATION: call(unmap_and_move, cpu2, SECOND_PAGE, both, SECOND),
+            COPIER: call(copy_first, cpu2, vma),
+        }
+        setup.cpu(2, work[beside])
     judge(setup, cpu0, cpu1, vma, child_vma, judged)
     pages = [value(guest.page(page)) for _, page in PAGES]
     if final:
         setup.sometimes("both pages are final", all_of(*(p & PAGE_FROZEN != 0 for p in pages)))
+    if beside is COPIER:
+        setup.sometimes("the first page was copied", pages[0] & PAGE_FROZEN != 0)
     if taken:
         setup.sometimes("the page was freed", pages[1] & PAGE_OWNER == 0)
     written = sum(((p >> VERSION_SHIFT) for p in pages[1:]), start=pages[0] >> VERSION_SHIFT)

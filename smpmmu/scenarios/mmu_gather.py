@@ -34,8 +34,20 @@ from smpmmu.machine.cpu import FIRST_DEVICE_VECTOR, Cpu, request_interrupt, take
 from smpmmu.machine.entries import PAGE_TABLE, entry
 from smpmmu.machine.memory import OWNER_SHIFT, PAGE_OWNER, PAGE_SIZE, VERSION_SHIFT, Memory
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, user_read, user_write, write_page
+from smpmmu.properties.lock_rule import SHADOW_NO_MORE_PERMISSIVE
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
-from smpmmu.scenarios.common import ADDR, PAGE, PGD, TABLE, TOUCHED, install_evictor, install_walker
+from smpmmu.scenarios.common import (
+    ADDR,
+    PAGE,
+    PGD,
+    TABLE,
+    TOUCHED,
+    Judge,
+    demand_lock_rule,
+    install_evictor,
+    install_walker,
+)
+from smpmmu.scenarios.mprotect import OUTLIVES, RULE
 
 if TYPE_CHECKING:
     from smpmmu.engine.expressions import Expr
@@ -110,6 +122,16 @@ def install_device(setup: Setup, cpu: Cpu, frames: tuple[int, ...]) -> None:
              Linux(zap_flushes_after_lazy=True)),
         )
     ),
+    *(
+        variant(name, expected, hypervisor=replace(VMI, lazy=Holds.UPDATES), gather=gather,
+                linux=linux, judged=Judge.LOCK_RULE)
+        for name, expected, gather, linux in (
+            ("lazy_room_rule", holds(RULE), ROOM, None),
+            ("lazy_left_first_rule", holds(RULE), ONE, Linux(zap_flushes_after_lazy=True)),
+            ("lazy_room_left_late_rule", violated(SHADOW_NO_MORE_PERMISSIVE, OUTLIVES), ROOM,
+             Linux(lazy_mmu_left_late=True)),
+        )
+    ),
     variant("fast_native", holds(ALONE), hypervisor=None, fast=True),
     variant("fast_vmi", holds(ALONE), hypervisor=VMI, fast=True),
     variant("fast_deferred", holds(ALONE), hypervisor=VMI, fast=True, defers=True),
@@ -125,6 +147,7 @@ def mmu_gather(
     defers: bool = False,
     fast: bool = False,
     cpus: tuple[int, ...] = (),
+    judged: Judge = Judge.PROMISES,
 ) -> None:
     """Two pages are unmapped and freed, one by one or together, while others use them."""
     numbers = cpus or ((0,) if fast else (0, 1))
@@ -156,6 +179,8 @@ def mmu_gather(
         taken = INIT_MM_NUMBER << OWNER_SHIFT
         setup.sometimes("an interrupt took the frame", first & PAGE_OWNER == taken)
         return
+    if judged is Judge.LOCK_RULE:
+        demand_lock_rule(setup, machines, mm.pte_lockptr(ADDR), mm.pte_offset(ADDR))
     cpu1 = machines[1]
     setup.cpu(0, zap)
     setup.cpu(1, call(user_write, cpu1, ADDR), call(user_read, cpu1, SECOND))
