@@ -34,7 +34,8 @@ OWN = Path(__file__).parent
 LONGEST_HISTORY = 2_500
 """Entries in one folded history before the model is taken to poll without `retry`.
 
-A call may go twice through a table of 1,024 entries; a history of this length takes some seconds."""
+A call may go twice through a table of 1,024 entries;
+a history of this length takes some seconds."""
 MOST_ALIKE = 100
 """Reads of the same in a row, before the same."""
 
