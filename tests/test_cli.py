@@ -532,7 +532,9 @@ def test_other_hash_seeds_give_the_same_bytes(shell: Shell) -> None:
     for arguments in (("explore",), ("explore", DEFECT), ("stress", DEFECT), ("list",)):
         here = shell(*arguments)
         there = spawn(*arguments, PYTHONHASHSEED="12345")
-        assert (there.status, there.out, there.err) == (here.status, here.out, here.err)
+        assert (there.status, there.out) == (here.status, here.out)
+        # Only stress tells how fast it was, where it does not matter.
+        assert arguments[0] == "stress" or there.err == here.err == ""
 
 
 def test_twice_in_one_process_is_the_same(knobs: str, shell: Shell) -> None:
@@ -591,7 +593,8 @@ def test_a_story_fits_the_terminal(columns: int) -> None:
     words = " ".join(lines)
     assert "clear_bit" in words
     # Where three columns do not fit, who moved is said in words.
-    assert ("cpu0.irq" in words) == (columns < 86)
+    table = words.split("critical race:")[0]
+    assert ("cpu0.irq" in table) == (columns < 86)
 
 
 def test_the_environment_can_take_the_colour_away() -> None:

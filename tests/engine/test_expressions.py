@@ -166,7 +166,7 @@ def test_an_expression_tells_which_words_it_reads() -> None:
         (lambda: value(A) + 1.5, "not with 1.5"),
         (lambda: value(A) == A, "not with Word"),
         (lambda: Property("p", value(A)), "property 'p' is not a truth"),
-        (lambda: Property("p", True), "property 'p' is not a truth"),  # noqa: FBT003
+        (lambda: Property("p", True), "property 'p' was decided by Python, to be True"),  # noqa: FBT003
     ],
 )
 def test_what_is_no_property_is_refused(build: Callable[[], object], why: str) -> None:
