@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import bug_on, holds, irqs_enabled, routine
-from smpmmu.engine.steps import Word, fetch_add, fetch_or, load, store, xchg
+from smpmmu.engine.steps import Word, fetch_add, fetch_or, load, store
 from smpmmu.kernel.mm import INIT_MM, pmd_offset, pte_offset_kernel
 from smpmmu.kernel.page_alloc import alloc_page, free_page
 from smpmmu.kernel.page_hooks import Place
@@ -221,7 +221,9 @@ async def global_flush_tlb(cpu: Cpu) -> None:
     """
     bug_on(not await irqs_enabled(), "global_flush_tlb_with_interrupts_on")
     await spin_lock_irq(cpa_lock)
-    replaced = await xchg(df_list, 0)
+    # list_replace_init: cpa_lock alone keeps another CPU from adding a table in between.
+    replaced = await load(df_list)
+    await store(df_list, 0)
     await spin_unlock_irq(cpa_lock)
     await flush_tlb_all(cpu, cpu.linux.online)
     for number, pfn in enumerate(cpu.linux.frames):

@@ -36,6 +36,7 @@ from smpmmu.machine.entries import (
     PAGE_NX,
     PAGE_PCD,
     PAGE_PRESENT,
+    PAGE_TABLE,
     entry,
 )
 from smpmmu.machine.memory import PAE, PAGE_FROZEN, VERSION_SHIFT, Memory, store_high, store_low
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 Change = Callable[[Cpu, MmStruct], Awaitable[None]]
 NEW_PAGE = 0x200004
+OTHER_PMD, OTHER_TABLE = 0x6, 0x7
 WRONG_PAIRS = (0x3, 0x4, 0x100004, 0x200003)
 """The frames that a word of one entry names together with one of another, or with none."""
 OLD, NEW = entry(HIGH_PAGE, TOUCHED) | PAGE_NX, entry(NEW_PAGE, TOUCHED) | PAGE_NX
@@ -71,6 +73,7 @@ OLD, NEW = entry(HIGH_PAGE, TOUCHED) | PAGE_NX, entry(NEW_PAGE, TOUCHED) | PAGE_
 NO_WRONG_PAIR = "no_tlb_pairs_words_of_two_entries"
 NEVER_ABSENT = "a_kernel_mapping_is_never_found_absent"
 NOT_EXECUTED = "nothing_is_executed_after_it_was_forbidden"
+ONE_PAGE = "threads_share_their_pages"
 EXECUTED = "what_may_be_executed_is"
 
 
@@ -291,31 +294,42 @@ def kernel_mapping_changed(setup: Setup, *, atomic: bool) -> None:
     setup.sometimes("the page was used as it became", cached & PAGE_PCD != 0)
 
 
-async def write_and_populate(cpu: Cpu, mm: MmStruct) -> None:
-    """Write to the page; where there is no page directory, give it one."""
-    await retry(write_or_populate, cpu, mm)
+async def write_and_populate(cpu: Cpu, mm: MmStruct, new: int) -> None:
+    """Write to the page; where there is no page directory, it is to be `new`."""
+    await retry(write_or_populate, cpu, mm, new)
 
 
-async def write_or_populate(cpu: Cpu, mm: MmStruct) -> Access | Again:
+async def write_or_populate(cpu: Cpu, mm: MmStruct, new: int) -> Access | Again:
     """Try once.
 
     C: handle_mm_fault
     """
     if await user_write(cpu, ADDR) is Access.DONE:
         return Access.DONE
-    await pmd_alloc(cpu, mm, ADDR, PMD)
+    await pmd_alloc(cpu, mm, ADDR, new)
     return AGAIN
 
 
 def root_populated(
-    setup: Setup, *, linux: Linux | None = None, cpus: tuple[int, ...] = (0, 1)
+    setup: Setup, *, linux: Linux | None = None, cpus: tuple[int, ...] = (0, 1), two: bool = False
 ) -> None:
-    """Threads of one mm fault for want of a page directory; one of them provides it."""
+    """Threads of one mm fault for want of a page directory; one of them provides it.
+
+    There are `two`, if so, that lead to different pages: only the first that is linked may count.
+    """
     mm = address_space(Flush.UNDER_PTL, cpus, PAE)
     guest = memory(OLD, pdpte=0)
+    if two:
+        other = ((OTHER_PMD, 0, entry(OTHER_TABLE, PAGE_TABLE)), (OTHER_TABLE, 1, NEW))
+        guest = replace(guest, entries=guest.entries + other)
     for cpu in vcpus(setup, mm, guest, linux=linux, root_changes=True):
-        setup.cpu(cpu.number, call(write_and_populate, cpu, mm))
-    setup.sometimes("all wrote", written(guest, HIGH_PAGE) == len(cpus))
+        new = OTHER_PMD if two and cpu.number else PMD
+        setup.cpu(cpu.number, call(write_and_populate, cpu, mm, new))
+    one, another = written(guest, HIGH_PAGE), written(guest, NEW_PAGE)
+    setup.sometimes("all wrote", one == len(cpus))
+    if two:
+        setup.sometimes("all wrote to the other page", another == len(cpus))
+        setup.always(ONE_PAGE, any_of(one == 0, another == 0))
 
 
 FORBIDDEN = Word("the page was made not executable", 1)

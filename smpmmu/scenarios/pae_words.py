@@ -140,6 +140,8 @@ HERE_ONLY = Linux(pud_populate_flushes=False)
             race=written_back_while_changed, change=recache_atomic, sync=False),
     variant("pud_populate", holds("4981d01eada5: every CPU that runs the mm loads CR3"),
             race=root_populated),
+    variant("pud_populate_two", holds("__pmd_alloc looks again under page_table_lock"),
+            race=root_populated, two=True),
     variant("pud_populate_here_only",
             violated(REACHABLE, "4981d01eada5: the other CPU keeps the entry absent, and faults"),
             race=root_populated, linux=HERE_ONLY),

@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.expressions import finished, value
+from smpmmu.engine.expressions import all_of, finished, value
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import bug_on
 from smpmmu.hypervisor.page_types import (
@@ -84,6 +84,7 @@ class Does(enum.Enum):
     """It frees the page table too."""
 
 
+NO_TABLE_IS_LEFT = "no_table_is_left"
 NO_LOCK = (
     "pte_alloc_kernel looks without a lock: another CPU fills and copies what it finds linked, "
     "and reaches a frame that is taken for data"
@@ -143,6 +144,8 @@ async def vmap(cpu: Cpu, addr: int, page: int, does: Does) -> None:
             by=By.PAGE_TYPES, does=Does.UNMAP, paging=PAE),
     variant("table_freed_pae", violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, STILL_FILLED),
             by=By.PAGE_TYPES, does=Does.UNMAP_TABLE, paging=PAE),
+    variant("table_freed_pae_alone", holds("nobody else has found it linked, nor copied the entry"),
+            by=By.PAGE_TYPES, does=Does.UNMAP_TABLE, paging=PAE, alone=True),
 )  # fmt: skip
 def vmalloc_fault(
     setup: Setup,
@@ -151,6 +154,7 @@ def vmalloc_fault(
     does: Does = Does.USE,
     populate: Place = Place.BEFORE,
     short: bool = False,
+    alone: bool = False,
     paging: Paging = NON_PAE,
 ) -> None:
     """Kernel page tables are linked once, in init_mm, and copied where they are missed."""
@@ -165,7 +169,10 @@ def vmalloc_fault(
     setup.cpu(0, call(vmap, cpu0, *AREAS[0], does))
     index = pmd_index(VMALLOC_START, paging)
     copies = [value(guest.table(each, index)) for each in known]
-    if does is Does.SYNC:
+    if alone:
+        setup.sometimes("the entry was there", copies[0] != 0)
+        setup.at_quiescence(NO_TABLE_IS_LEFT, all_of(*(free(cpu0, each) for each in REUSABLE)))
+    elif does is Does.SYNC:
         setup.cpu(1, call(vmalloc_sync_all, cpu1, (MM, OTHER_MM), irqsave=True))
         setup.sometimes("all directories have the entry", (copies[1] != 0) & (copies[2] != 0))
     else:
