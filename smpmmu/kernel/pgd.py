@@ -35,7 +35,7 @@ PAGE_OFFSET = 0xC0000000
 
 pgd_lock = spinlock("pgd_lock")
 
-SLAB_NONE, SLAB_FREE, SLAB_IN_USE, SLAB_GOING = 0, 1, 2, 3
+SLAB_NONE, SLAB_FREE, SLAB_IN_USE = 0, 1, 2
 
 
 def user_ptrs_per_pgd(cpu: Cpu) -> int:
@@ -275,10 +275,9 @@ async def mmdrop(cpu: Cpu, mm: MmStruct) -> None:
 async def kmem_cache_shrink(cpu: Cpu) -> None:
     """Give the page of a free directory back.
 
-    C: kmem_cache_shrink, slab_destroy
+    C: kmem_cache_shrink, slab_destroy; the page is off the slab's lists before its destructor runs
     """
     pgd: int = cpu.linux.pgds[-1][1]
-    if await cmpxchg(pgd_cache(cpu, pgd), SLAB_FREE, SLAB_GOING) & TAKEN:
+    if await cmpxchg(pgd_cache(cpu, pgd), SLAB_FREE, SLAB_NONE) & TAKEN:
         await pgd_dtor(cpu, pgd)
         await free_page(cpu, pgd)
-        await store(pgd_cache(cpu, pgd), SLAB_NONE)

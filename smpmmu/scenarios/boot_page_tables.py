@@ -128,6 +128,9 @@ async def boot(cpu: Cpu, *, pse: bool) -> None:
     variant("fixmap_announced_after_link_pae",
             violated(TABLES_ARE_ANNOUNCED_WHEN_LINKED, "one_page_table_init with its hook late"),
             by=By.PAGE_TYPES, hooks=PageHooks(populate=Place.AFTER), paging=PAE),
+    variant("tables_announced_after_link_promises_pae",
+            holds("one CPU, which fills a table when it is announced and uses it later"),
+            by=By.PROMISES, hooks=PageHooks(populate=Place.AFTER), pse=False, paging=PAE),
 )  # fmt: skip
 def boot_page_tables(
     setup: Setup,

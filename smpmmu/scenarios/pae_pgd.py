@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import all_of, any_of, finished, implies, value
@@ -42,7 +43,7 @@ from smpmmu.kernel.paravirt import Linux
 from smpmmu.kernel.pgalloc import handle_mm_fault
 from smpmmu.kernel.pgd import SLAB_IN_USE, mmdrop, pgd_alloc, pgd_cache
 from smpmmu.kernel.slab import pmd_cache
-from smpmmu.machine.entries import PAGE_PRESENT, entry
+from smpmmu.machine.entries import PAGE_PRESENT, PAGE_TABLE, entry
 from smpmmu.machine.memory import PAE, Memory
 from smpmmu.machine.walker import user_read
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
@@ -57,7 +58,7 @@ from smpmmu.scenarios.allocation import (
     must_reach,
     vcpu,
 )
-from smpmmu.scenarios.common import ADDR, HIGH_PAGE, PGD, PMD, UNTOUCHED
+from smpmmu.scenarios.common import ADDR, HIGH_PAGE, PGD, PMD, TOUCHED, UNTOUCHED
 
 if TYPE_CHECKING:
     from smpmmu.engine.expressions import Expr
@@ -67,11 +68,12 @@ NO_FREED_DIRECTORY_IS_KEPT = "no_processor_keeps_a_freed_directory"
 """The entries of the root that a processor keeps lead to no directory that is back in its slab."""
 KEPT_DIRECTORIES_ARE_ANNOUNCED = "kept_directories_are_announced"
 """They lead to directories that the hypervisor knows."""
+LAST_REFERENCE_FREES = "nobody_has_the_root_when_all_have_dropped_it"
 NOTHING_IS_LEAKED = "every_directory_is_in_its_slab_or_in_use"
 
-A_PGD, B_PGD, B_TABLE = 0x31, 0x32, 0x40
-PMDS = (0x50, 0x51, 0x52)
-"""Directories that there is memory for: enough for one root."""
+A_PGD, B_PGD, B_TABLE, OLD_TABLE, OLD_PAGE = 0x31, 0x32, 0x40, 0x41, 0x13
+PMDS, SPARE = (0x50, 0x51, 0x52), 0x53
+"""Directories that there is memory for: enough for one root. SPARE is one more."""
 MM = MmStruct(1, PGD, cpus=(0, 1), paging=PAE)
 A, B = MmStruct(2, A_PGD, paging=PAE), MmStruct(4, B_PGD, paging=PAE)
 BORROWED = replace(A, cpus=(0, 1), references=2)
@@ -84,6 +86,8 @@ class Does(enum.Enum):
     """It is made, loaded, left and freed; cpu1 makes another one."""
     MAKE = "make"
     """It is made, if there is memory; nobody else is there."""
+    ONE_ROOT = "one_root"
+    """It is made, loaded, left and freed; cpu1 makes one of the same root, if it gets it."""
     BORROWED = "borrowed"
     """Both CPUs have it loaded, cpu0 as a borrower; both leave it; cpu1 makes another one."""
 
@@ -92,6 +96,7 @@ BEFORE_FREE = f"{MERGED}: released before it goes back to its slab"
 LOADED_FIRST = "the hypervisor takes the root over at the load of CR3, and knows none of this"
 STRIPPED = "by then it is a directory of somebody else, who loses what it maps"
 NOT_LOADED = "nobody has loaded the root yet, and it is not shadowed itself"
+ROOT_LAST = "pgd_free, pgd_alloc: the root goes back when nobody looks for its directories any more"
 LAST_REFERENCE = (
     "finish_task_switch, kernel/sched.c: a borrowed address space is dropped when another is loaded"
 )
@@ -125,31 +130,37 @@ async def leave(cpu: Cpu, mm: MmStruct, *, drops_first: bool = False) -> None:
         await mmdrop(after, mm)
 
 
-async def have_and_use(cpu: Cpu) -> None:
+async def have_and_use(cpu: Cpu, mm: MmStruct) -> None:
     """Make an address space and use a page of it, if there is memory for it."""
     if not await pgd_alloc(cpu):
         return
-    there = await context_switch(cpu, MM, B)
-    if not await handle_mm_fault(there, VmAreaStruct(B), ADDR, HIGH_PAGE, UNTOUCHED):
+    there = await context_switch(cpu, MM, mm)
+    if not await handle_mm_fault(there, VmAreaStruct(mm), ADDR, HIGH_PAGE, UNTOUCHED):
         must_reach(there, await user_read(there, ADDR))
 
 
 def demand(setup: Setup, cpus: list[Cpu]) -> None:
     """Demand what becomes of every directory, in the slab, in use, and kept by a processor."""
-    in_slab = {pmd: value(pmd_cache) & 1 << n != 0 for n, pmd in enumerate(PMDS)}
+    pmds: tuple[int, ...] = cpus[0].linux.pmds
+    in_slab = {pmd: value(pmd_cache) & 1 << n != 0 for n, pmd in enumerate(pmds)}
     if judges_promises(cpus[0]):
-        name, right = NO_FREED_DIRECTORY_IS_KEPT, {pmd: ~in_slab[pmd] for pmd in PMDS}
+        name, right = NO_FREED_DIRECTORY_IS_KEPT, {pmd: ~in_slab[pmd] for pmd in pmds}
     else:
-        types = {pmd: value(page_type(cpus[0], pmd)) for pmd in PMDS}
-        normal = [implies(in_slab[pmd], types[pmd] == NORMAL) for pmd in PMDS]
+        types = {pmd: value(page_type(cpus[0], pmd)) for pmd in pmds}
+        normal = [implies(in_slab[pmd], types[pmd] == NORMAL) for pmd in pmds]
         setup.always(FREE_FRAMES_ARE_NORMAL, all_of(*normal))
-        name, right = KEPT_DIRECTORIES_ARE_ANNOUNCED, {pmd: types[pmd] == PD for pmd in PMDS}
-    kept = [(value(cpu.pdpte(0)) == link(pmd), pmd) for cpu in cpus for pmd in PMDS]
+        name, right = KEPT_DIRECTORIES_ARE_ANNOUNCED, {pmd: types[pmd] == PD for pmd in pmds}
+    kept = [(value(cpu.pdpte(0)) == link(pmd), pmd) for cpu in cpus for pmd in pmds]
     setup.always(name, all_of(*(implies(keeps, right[pmd]) for keeps, pmd in kept)))
-    idle = [in_slab[pmd] | free(cpus[0], pmd) for pmd in PMDS]
+    idle = [in_slab[pmd] | free(cpus[0], pmd) for pmd in pmds]
     used = any_of(*(value(pgd_cache(cpus[0], r)) == SLAB_IN_USE for r in (A_PGD, B_PGD)))
-    leaked = all_of(implies(~used, all_of(*idle)), implies(used, ~any_of(*idle)))
-    setup.at_quiescence(NOTHING_IS_LEAKED, leaked)
+    three = implies(used, at_least(idle, len(pmds) - 3) & ~at_least(idle, len(pmds) - 2))
+    setup.at_quiescence(NOTHING_IS_LEAKED, implies(~used, all_of(*idle)) & three)
+
+
+def at_least(truths: list[Expr], number: int) -> Expr:
+    """Return the truth that `number` of `truths` hold."""
+    return any_of(*(all_of(*each) for each in combinations(truths, number)))
 
 
 def link(pmd: int) -> int:
@@ -165,6 +176,10 @@ def made(guest: Memory, root: int, number: int) -> Expr:
 
 @scenario(
     variant("native", holds(NATIVELY), by=By.NATIVE),
+    variant("native_left_over", holds("pmd_ctor: memset"), by=By.NATIVE, left_over=True),
+    variant("one_root_native", holds(ROOT_LAST), by=By.NATIVE, does=Does.ONE_ROOT),
+    variant("one_root_out_of_memory_native", holds(ROOT_LAST), by=By.NATIVE, does=Does.ONE_ROOT,
+            short=True),
     variant("vmi", holds(BEFORE_FREE), by=By.PAGE_TYPES),
     variant("vmi_promises", holds(BEFORE_FREE), by=By.PROMISES),
     variant("vmi_out_of_memory", holds("out_oom gives back what was made, whichever was missing"),
@@ -213,24 +228,32 @@ def pae_pgd(
     hooks: PageHooks | None = None,
     drops_first: bool = False,
     short: bool = False,
+    left_over: bool = False,
 ) -> None:
     """A root comes or goes with its directories: when are they announced, when released?"""
     borrowed, alone = does is Does.BORROWED, does is Does.MAKE
     entries = ((PGD, 0, link(PMD)), *((A_PGD, i, link(p)) for i, p in enumerate(PMDS) if borrowed))
-    free_at_first = (A_PGD, B_PGD, B_TABLE, *PMDS)[1 if borrowed else 0 :]
-    in_use = PMDS if borrowed else ()
+    if left_over:
+        # Somebody else's directories were there, which led to a table of theirs.
+        old = ((OLD_TABLE, 1, entry(OLD_PAGE, TOUCHED)),)
+        entries = (*entries, *((p, 0, entry(OLD_TABLE, PAGE_TABLE)) for p in PMDS), *old)
+    pmds = (*PMDS, SPARE) if does is Does.ONE_ROOT else PMDS
+    free_at_first = (A_PGD, B_PGD, B_TABLE, *pmds)[1 if borrowed else 0 :]
+    there = PMDS if borrowed else ()
     guest = Memory(
         entries,
         owners=((HIGH_PAGE, B.number),
-                *((f, 0) for f in free_at_first if f not in in_use)),
+                *((f, 0) for f in free_at_first if f not in there)),
         paging=PAE,
     )  # fmt: skip
-    frames = ((PMD, PD), *((pmd, PD if borrowed else NORMAL) for pmd in PMDS), (B_TABLE, NORMAL))
+    frames = ((PMD, PD), *((pmd, PD if borrowed else NORMAL) for pmd in pmds), (B_TABLE, NORMAL))
     hypervisor = hypervisor_of(by, frames)
-    linux = Linux(page_hooks=hooks or PageHooks(), frames=(B_TABLE,), pmds=PMDS, short=short)
+    linux = Linux(page_hooks=hooks or PageHooks(), frames=(B_TABLE,), pmds=pmds, short=short)
     first = BORROWED if borrowed else MM
-    mms = (MM, BORROWED if borrowed else A, B)
-    roots = ((B.number, B_PGD), (A.number, A_PGD))
+    one_root = does is Does.ONE_ROOT
+    second = replace(B, pgd=A_PGD) if one_root else B
+    mms = (MM, BORROWED if borrowed else A, second)
+    roots = ((second.number, second.pgd), (A.number, A_PGD))
     cpus = [
         vcpu(setup, n, first, guest, hypervisor, (ADDR,), linux=replace(linux, pgds=pgds),
              mms=mms, alone=alone)
@@ -253,11 +276,17 @@ def pae_pgd(
     if borrowed:
         setup.cpu(0, call(leave, replace(cpu0, kernel_thread=True), BORROWED,
                           drops_first=drops_first))  # fmt: skip
-        setup.cpu(1, call(leave, cpu1, BORROWED), call(have_and_use, cpu1))
-        setup.sometimes("it was freed", value(pgd_cache(cpu0, A_PGD)) != SLAB_IN_USE)
+        setup.cpu(1, call(leave, cpu1, BORROWED), call(have_and_use, cpu1, B))
+        in_use = value(pgd_cache(cpu0, A_PGD)) == SLAB_IN_USE
+        setup.at_quiescence(LAST_REFERENCE_FREES, ~in_use)
+        setup.sometimes("it was freed", ~in_use)
         return
     setup.cpu(0, call(have_one, cpu0, A))
-    setup.cpu(1, call(have_and_use, cpu1))
+    setup.cpu(1, call(have_and_use, cpu1, second))
+    if one_root:
+        has_it = value(pgd_cache(cpu0, A_PGD)) == SLAB_IN_USE
+        setup.sometimes("the other got the root", finished("cpu0") & finished("cpu1") & has_it)
+        return
     for number in range(3):
         given_up = finished("cpu1") & made(guest, B_PGD, number)
         setup.sometimes(f"the other had {number} directories, and gave up", given_up)

@@ -38,6 +38,7 @@ from smpmmu.machine.entries import (
     PAGE_PRESENT,
     PAGE_TABLE,
     entry,
+    pfn_of,
 )
 from smpmmu.machine.memory import PAE, PAGE_FROZEN, VERSION_SHIFT, Memory, store_high, store_low
 from smpmmu.machine.spinlock import spin_lock, spin_unlock
@@ -72,6 +73,8 @@ OLD, NEW = entry(HIGH_PAGE, TOUCHED) | PAGE_NX, entry(NEW_PAGE, TOUCHED) | PAGE_
 
 NO_WRONG_PAIR = "no_tlb_pairs_words_of_two_entries"
 NEVER_ABSENT = "a_kernel_mapping_is_never_found_absent"
+WHOLE = "an_entry_is_taken_with_both_its_words"
+EMPTY = "an_emptied_entry_is_empty_in_both_its_words"
 NOT_EXECUTED = "nothing_is_executed_after_it_was_forbidden"
 ONE_PAGE = "threads_share_their_pages"
 EXECUTED = "what_may_be_executed_is"
@@ -114,7 +117,9 @@ async def clear(cpu: Cpu, mm: MmStruct) -> None:
 
 async def take(cpu: Cpu, mm: MmStruct) -> None:
     """Empty the entry, and move its dirty mark to the page."""
-    if await ptep_get_and_clear(cpu, mm, ADDR, mm.pte_offset(ADDR)) & PAGE_DIRTY:
+    taken = await ptep_get_and_clear(cpu, mm, ADDR, mm.pte_offset(ADDR))
+    bug_on(pfn_of(taken) != HIGH_PAGE, WHOLE)
+    if taken & PAGE_DIRTY:
         await set_page_dirty(cpu, HIGH_PAGE)
 
 
@@ -209,7 +214,9 @@ def changed_while_used(
     old, new = written(guest, HIGH_PAGE), written(guest, NEW_PAGE)
     if before & PAGE_PRESENT:
         setup.sometimes("the old page was written", old != 0)
-    if change is not clear:
+    if change is clear:
+        setup.at_quiescence(EMPTY, value(guest.table(TABLE, 1)) == 0)
+    else:
         setup.sometimes("the new page was written", new != 0)
     if change is not set_new_atomic and hypervisor is None:
         setup.sometimes("the page was found absent", finished("cpu1") & (old + new < 2))
@@ -225,6 +232,7 @@ def taken_while_written(setup: Setup, *, change: Change) -> None:
     marked = value(pg_dirty(HIGH_PAGE)) != 0
     count = written(guest, HIGH_PAGE)
     setup.at_quiescence(NO_WRITE_LOST, any_of(count == 0, marked))
+    setup.at_quiescence(EMPTY, value(guest.table(TABLE, 1)) == 0)
     setup.sometimes("the mark was moved", marked)
     setup.sometimes("the write came too late", finished("cpu1") & (count == 0))
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from smpmmu.hypervisor.shadow import Hypervisor
+from smpmmu.hypervisor.shadow import Hypervisor, Record
 from smpmmu.hypervisor.vmi import vmi
 from smpmmu.kernel.paravirt import Linux, native
 from smpmmu.machine.entries import entry
@@ -149,6 +149,8 @@ HERE_ONLY = Linux(pud_populate_flushes=False)
             race=root_populated, linux=HERE_ONLY, cpus=(0,)),
     variant("kernel_exec", holds(ONE_CPU), race=kernel_exec),
     variant("kernel_exec_vmi", holds(ONE_CPU), race=kernel_exec, **VMI),
+    variant("kernel_exec_vmi_value", holds("the entry is written before the hook names it"),
+            race=kernel_exec, pv=vmi, hypervisor=Hypervisor(record=Record.VALUE)),
     variant("kernel_exec_vmi_unflushed", violated(NOT_EXECUTED, "nothing drains the queue"),
             race=kernel_exec, pv=UNFLUSHED, hypervisor=Hypervisor()),
     variant("kernel_exec_two_cpus",

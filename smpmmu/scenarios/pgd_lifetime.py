@@ -27,10 +27,12 @@ other directories are the business of `pae_pgd`.)
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.local import call
+from smpmmu.engine.routines import bug_on
 from smpmmu.hypervisor.page_types import (
     CLONES_ARE_COPIES,
     FREE_FRAMES_ARE_NORMAL,
@@ -46,7 +48,7 @@ from smpmmu.kernel.page_hooks import PageHooks, Place
 from smpmmu.kernel.pageattr import PAGE_KERNEL_LARGE, linear
 from smpmmu.kernel.paravirt import Linux
 from smpmmu.kernel.pgd import kmem_cache_shrink, pgd_alloc, pgd_free, pgd_list
-from smpmmu.machine.entries import PAGE_PSE, entry
+from smpmmu.machine.entries import PAGE_PSE, PAGE_TABLE, entry
 from smpmmu.machine.memory import (
     NON_PAE,
     PAE,
@@ -57,7 +59,7 @@ from smpmmu.machine.memory import (
     pgd_index,
     pmd_index,
 )
-from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE
+from smpmmu.machine.walker import NO_WRITE_AFTER_PROMISE, Access, user_read
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
 from smpmmu.scenarios.allocation import (
     NATIVELY,
@@ -76,12 +78,13 @@ from smpmmu.scenarios.change_page_attr import (
     use,
     write,
 )
-from smpmmu.scenarios.common import PGD
+from smpmmu.scenarios.common import ADDR, PGD, TABLE, TOUCHED
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
-NEW_PGD, PMDS = 0x31, (0x50, 0x51, 0x52)
+NEW_ROOTS_ARE_EMPTY = "nothing_is_mapped_in_a_new_address_space"
+NEW_PGD, PMDS, OLD_PAGE = 0x31, (0x50, 0x51, 0x52), 0x13
 MM, NEW_MM = MmStruct(1, PGD, cpus=(0, 1)), MmStruct(2, NEW_PGD)
 
 
@@ -123,6 +126,8 @@ async def make(cpu: Cpu, *, cycle: bool) -> None:
         if not await pgd_alloc(cpu):
             return
     there = await context_switch(cpu, MM, NEW_MM)
+    if ADDR in cpu.pages:
+        bug_on(await user_read(there, ADDR) is Access.DONE, NEW_ROOTS_ARE_EMPTY)
     await use(there, PAGE)
     await write(there, PAGE)
 
@@ -136,6 +141,8 @@ def hooks(**places: object) -> PageHooks:
     variant("native", holds(NATIVELY), by=By.NATIVE),
     variant("vmi", holds(f"{UNDER_LOCK}; vmi.c checks that the user part is zero"),
             by=By.PAGE_TYPES),
+    variant("native_left_over", holds("pgd_ctor: memset of the user's part"), by=By.NATIVE,
+            left_over=True, alone=True),
     variant("vmi_promises", holds(UNDER_LOCK), by=By.PROMISES),
     variant("vmi_out_of_memory", holds("the one allocation of pgd_alloc fails before its ctor"),
             by=By.PAGE_TYPES, short=True),
@@ -151,11 +158,16 @@ def hooks(**places: object) -> PageHooks:
             by=By.NATIVE, hooks=hooks(copies_locked=False)),
     variant("cloned_before_lock", violated(NO_WRITE_AFTER_PROMISE, EARLY_CLONE), by=By.PROMISES,
             hooks=hooks(clone=Place.EARLY)),
+    variant("cloned_before_lock_page_types",
+            holds("it is on the list and announced, whatever it was announced with"),
+            by=By.PAGE_TYPES, hooks=hooks(clone=Place.EARLY)),
     variant("cloned_after_lock",
             violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, "it is on the list and not announced"),
             by=By.PAGE_TYPES, hooks=hooks(clone=Place.AFTER)),
     variant("cloned_after_lock_promises", violated(NO_WRITE_AFTER_PROMISE, LOST_CLONE),
             by=By.PROMISES, hooks=hooks(clone=Place.AFTER)),
+    variant("cloned_after_lock_alone", holds("nobody else walks the list"),
+            by=By.PAGE_TYPES, hooks=hooks(clone=Place.AFTER), alone=True),
     variant("not_cloned",
             violated(ONLY_ANNOUNCED_FRAMES_ARE_UPDATED, "it is on the list and not announced"),
             by=By.PAGE_TYPES, hooks=hooks(clone=Place.MISSING)),
@@ -183,11 +195,12 @@ def pgd_lifetime(
     compares_clones: bool = False,
     short: bool = False,
     alone: bool = False,
+    left_over: bool = False,
     paging: Paging = NON_PAE,
 ) -> None:
     """A directory comes or goes, while the entries that all directories share are changed."""
     there = does is Does.DESTROY
-    pages = (linear(PAGE),)
+    pages = (linear(PAGE), ADDR)[: 2 if left_over else 1]
     roots = (INIT_MM.pgd, PGD, NEW_PGD) if there else (INIT_MM.pgd, PGD)
     known = directories(paging, roots, linear(PAGE))
     new = (NEW_PGD,) if not there and not paging.is_pae else ()
@@ -204,6 +217,11 @@ def pgd_lifetime(
         (
             *links(paging, roots, linear(PAGE)),
             *((each, index, entry(0, PAGE_KERNEL_LARGE)) for each in known),
+            *(
+                ((NEW_PGD, 0, entry(TABLE, PAGE_TABLE)), (TABLE, 1, entry(OLD_PAGE, TOUCHED)))
+                if left_over
+                else ()
+            ),
         ),
         owners=tuple((each, 0) for each in (SPLIT, *pmds, *(() if there else (NEW_PGD,)))),
         paging=paging,
@@ -215,11 +233,15 @@ def pgd_lifetime(
         setup.cpu(0, call(kmem_cache_shrink, cpu0))
         setup.sometimes("the directory was freed", free(cpu0, NEW_PGD))
     else:
-        setup.cpu(0, call(make, cpu0, cycle=does is Does.CYCLE))
+        later = (call(make_read_only, replace(cpu0, mm=NEW_MM), PAGE),) if alone else ()
+        setup.cpu(0, call(make, cpu0, cycle=does is Does.CYCLE), *later)
+    page = value(guest.page(PAGE))
     if alone:
+        if not there:
+            written = page >> VERSION_SHIFT != 0
+            setup.sometimes("the page was written in it", finished("cpu0") & written)
         return
     setup.cpu(1, call(make_read_only, cpu1, PAGE))
-    page = value(guest.page(PAGE))
     if by is not By.PAGE_TYPES:
         setup.sometimes("the page was promised", page & PAGE_FROZEN != 0)
     listed = value(pgd_list(cpu0)) & NEW_MM.number != 0

@@ -32,6 +32,7 @@ from smpmmu.kernel.page_alloc import install_shortage
 from smpmmu.kernel.page_hooks import PageHooks, Place
 from smpmmu.kernel.paravirt import Linux
 from smpmmu.kernel.pgalloc import handle_mm_fault
+from smpmmu.machine.entries import entry
 from smpmmu.machine.memory import NON_PAE, VERSION_SHIFT, Memory, Paging
 from smpmmu.machine.walker import Access, user_write
 from smpmmu.scenario import Setup, holds, scenario, variant, violated
@@ -49,11 +50,12 @@ from smpmmu.scenarios.allocation import (
     must_reach,
     vcpu,
 )
-from smpmmu.scenarios.common import ADDR, PGD, UNTOUCHED, in_both_modes, page_of
+from smpmmu.scenarios.common import ADDR, PGD, TOUCHED, UNTOUCHED, in_both_modes, page_of
 
 if TYPE_CHECKING:
     from smpmmu.machine.cpu import Cpu
 
+OLD_PAGE = 0x13
 MM = MmStruct(1, PGD, cpus=(0, 1))
 VMA = VmAreaStruct(MM)
 AFTER = PageHooks(populate=Place.AFTER)
@@ -74,6 +76,7 @@ async def touch(cpu: Cpu) -> None:
 @scenario(
     *in_both_modes(
     variant("native", holds(NATIVELY), by=By.NATIVE),
+    variant("native_left_over", holds("pte_alloc_one: __GFP_ZERO"), by=By.NATIVE, left_over=True),
     variant("vmi", holds(f"{MERGED}: in pmd_populate, before the link"), by=By.PAGE_TYPES),
     variant("vmi_promises", holds(f"{MERGED}: in pmd_populate, before the link"), by=By.PROMISES),
     variant("vmi_out_of_memory", holds("a frame that was never had is never announced"),
@@ -99,12 +102,17 @@ def pte_alloc_race(
     by: By,
     hooks: PageHooks | None = None,
     short: bool = False,
+    left_over: bool = False,
     paging: Paging = NON_PAE,
 ) -> None:
     """Two threads need the same page table: when is it announced, and whose?"""
     linux = Linux(page_hooks=hooks or PageHooks(), frames=REUSABLE, short=short)
     owners = tuple((frame, 0) for frame in REUSABLE)
-    guest = Memory(links(paging, (PGD,), ADDR), owners=owners, paging=paging)
+    # Somebody else's table was there: where it has led to belongs to nobody here.
+    old = tuple((frame, 1, entry(OLD_PAGE, TOUCHED)) for frame in REUSABLE if left_over)
+    guest = Memory(
+        (*links(paging, (PGD,), ADDR), *old), owners=(*owners, (OLD_PAGE, 0)), paging=paging
+    )
     pd = directory(paging, PGD, ADDR)
     hypervisor = hypervisor_of(by, ((pd, PD), *((frame, NORMAL) for frame in REUSABLE)))
     cpus = [vcpu(setup, n, MM, guest, hypervisor, (ADDR,), linux=linux) for n in (0, 1)]

@@ -93,6 +93,7 @@ NEVER_FREED = (
     "vmalloc_fault takes no lock since kernel page tables are never freed: copies of the entry "
     "lead to it"
 )
+LOSERS_TABLE_IS_FREED = "one_table_is_linked_and_no_other_kept"
 STILL_FILLED = (
     "with PAE the one directory leads to it, so that it can be unlinked; but another CPU has found "
     "it linked, without a lock, and fills it"
@@ -134,6 +135,8 @@ async def vmap(cpu: Cpu, addr: int, page: int, does: Does) -> None:
     variant("announced_after_link_promises", violated(MAPPED_PAGES_ARE_REACHABLE, NO_LOCK),
             by=By.PROMISES, populate=Place.AFTER),
     ),
+    variant("announced_after_link_alone", holds("nobody else finds it linked"), by=By.PROMISES,
+            populate=Place.AFTER, alone=True),
     variant("vmi_sync", holds("vmalloc_sync_one copies what vmalloc_fault would"),
             by=By.PAGE_TYPES, does=Does.SYNC),
     variant("vmi_unmap", holds("unmapping clears entries and leaves the table"),
@@ -167,11 +170,14 @@ def vmalloc_fault(
     pages = tuple(addr for addr, _ in AREAS)
     cpu0, cpu1 = (vcpu(setup, n, MM, guest, hypervisor, pages, linux=linux) for n in (0, 1))
     setup.cpu(0, call(vmap, cpu0, *AREAS[0], does))
+    demand_normal_when_free(setup, cpu0, REUSABLE)
     index = pmd_index(VMALLOC_START, paging)
     copies = [value(guest.table(each, index)) for each in known]
     if alone:
         setup.sometimes("the entry was there", copies[0] != 0)
-        setup.at_quiescence(NO_TABLE_IS_LEFT, all_of(*(free(cpu0, each) for each in REUSABLE)))
+        if does is Does.UNMAP_TABLE:
+            left = all_of(*(free(cpu0, each) for each in REUSABLE))
+            setup.at_quiescence(NO_TABLE_IS_LEFT, left)
     elif does is Does.SYNC:
         setup.cpu(1, call(vmalloc_sync_all, cpu1, (MM, OTHER_MM), irqsave=True))
         setup.sometimes("all directories have the entry", (copies[1] != 0) & (copies[2] != 0))
@@ -179,10 +185,10 @@ def vmalloc_fault(
         setup.cpu(1, call(vmap, cpu1, *AREAS[1], Does.USE))
         both = ~free(cpu0, REUSABLE[0]) & ~free(cpu0, REUSABLE[1])
         setup.sometimes("both had a table", both)
+        setup.at_quiescence(LOSERS_TABLE_IS_FREED, ~both)
     if short:
         nothing = finished("cpu0") & finished("cpu1") & (copies[0] == 0)
         setup.sometimes("there was no memory", nothing)
         install_shortage(setup)
     if not paging.is_pae:
         setup.sometimes("the entry was copied", copies[1] != 0)
-    demand_normal_when_free(setup, cpu0, REUSABLE)
