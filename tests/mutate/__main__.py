@@ -16,6 +16,8 @@ from tests.mutate.judge import baselines, judged, kernel
 from tests.mutate.results import read, reasons, survivors, write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.mutate.judge import Result, Subject
     from tests.mutate.operators import Mutant
 
@@ -34,18 +36,19 @@ def chosen(
     return [mutant for mutant in mutants if not options.new or mutant.name not in known]
 
 
-def judge_all(subject: Subject, wanted: list[Mutant], every: set[str]) -> dict[str, Result]:
+def judge_all(
+    subject: Subject, wanted: list[Mutant], every: set[str], by: list[str]
+) -> Iterator[Result]:
     """Judge mutants, telling of each on standard error."""
     began = time.monotonic()
-    results: dict[str, Result] = {}
-    unmutated = list(baselines(subject))
+    names = [name for name in subject.names if not by or name.split("/")[0] in by or name in by]
+    unmutated = list(baselines(subject, names))
     print(f"{len(unmutated)} variants, {len(wanted)} mutants", file=sys.stderr)
     for result in judged(subject, wanted, unmutated, lambda mutant: mutant.name in every):
-        results[result.mutant] = result
         fate = result.killed_by or "SURVIVES"
         seconds = time.monotonic() - began
         print(f"{seconds:6.0f} s  {result.mutant}  {fate}  {result.says}", file=sys.stderr)
-    return results
+        yield result
 
 
 def main() -> None:
@@ -56,13 +59,21 @@ def main() -> None:
     some.add_argument("--survivors", action="store_true", help="judge the survivors again")
     some.add_argument("--only", metavar="TEXT", help="judge only mutants with TEXT in their names")
     some.add_argument("--report", action="store_true", help="write the documents from the results")
+    parser.add_argument("--by", nargs="+", default=[], metavar="NAME[/VARIANT]", help="with "
+                        "--survivors: ask only these scenarios, new ones for instance")  # fmt: skip
     options = parser.parse_args()
+    if options.by and not options.survivors:
+        parser.error("--by goes with --survivors")
     subject = kernel()
     mutants = subject.mutants()
     known = read()
     wanted = chosen(options, mutants, known)
     if wanted:
-        known |= judge_all(subject, wanted, coverage.acting(mutants))
+        every = set() if options.by else coverage.acting(mutants)
+        for result in judge_all(subject, wanted, every, options.by):
+            name = result.mutant
+            known[name] = known[name].further(result) if options.by else result
+            write(known)
     results = {mutant.name: known[mutant.name] for mutant in mutants if mutant.name in known}
     missing = len(mutants) - len(results)
     write(results)

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,15 +64,8 @@ class Subject:
 
     def mutants(self) -> list[Mutant]:
         """Return the mutants of all its modules."""
-        files = sorted({path.name for path in self.folder.glob("*.py")} - NOT_JUDGED)
+        files = sorted(path.name for path in self.folder.glob("*.py"))
         return [mutant for file in files for mutant in mutants(self.source(file), file)]
-
-
-NOT_JUDGED = {
-    "boot.py", "free_pgtables.py", "init.py", "page_hooks.py", "pageattr.py", "paravirt.py",
-    "pgalloc.py", "pgd.py", "pgtable_3level.py", "pmd_alloc.py", "slab.py", "tlb.py", "vmalloc.py",
-}  # fmt: skip
-"""Modules whose mutants nobody has judged yet: page tables that come and go, and PAE's words."""
 
 
 def kernel() -> Subject:
@@ -127,6 +120,15 @@ class Result:
     says: str = ""
     undecided: int = 0
     differ: dict[str, str] = field(default_factory=dict)
+
+    def further(self, later: Result) -> Result:
+        """Return this survivor's result after further variants were asked."""
+        return replace(
+            later,
+            reached=self.reached + later.reached,
+            undecided=self.undecided + later.undecided,
+            differ=self.differ | later.differ,
+        )
 
 
 @dataclass(frozen=True, slots=True)

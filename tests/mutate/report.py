@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.mutate.judge import NOT_JUDGED, REFUSED
+from tests.mutate.judge import REFUSED
 from tests.mutate.results import WHYS, survivors
 from tests.shell import ROOT
 
@@ -42,16 +42,12 @@ evictors too, until one is **killed**: the verdict or the violated property is a
 times the states that it has unmutated, and 100,000 more) says nothing and is counted as undecided.
 What no variant kills **survives**, and has a reason.
 """
-LATER = (
-    f"Modules whose mutants have not been judged yet: {', '.join(sorted(NOT_JUDGED))}. Survivors "
-    "were judged before the variants of these modules were there, so some may be killed now.\n"
-)
 
 
 def report(mutants: list[Mutant], results: dict[str, Result], reasons: list[Reason]) -> str:
     """Return the text of the report."""
     known = {mutant.name: mutant for mutant in mutants}
-    parts = [HEAD, LATER, summary(mutants, results, reasons), "## Survivors\n"]
+    parts = [HEAD, summary(mutants, results, reasons), "## Survivors\n"]
     for why, meaning in WHYS.items():
         chosen = [reason for reason in reasons if reason.why == why]
         if not chosen:
