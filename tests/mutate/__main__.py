@@ -59,11 +59,11 @@ def main() -> None:
     some.add_argument("--survivors", action="store_true", help="judge the survivors again")
     some.add_argument("--only", metavar="TEXT", help="judge only mutants with TEXT in their names")
     some.add_argument("--report", action="store_true", help="write the documents from the results")
-    parser.add_argument("--by", nargs="+", default=[], metavar="NAME[/VARIANT]", help="with "
-                        "--survivors: ask only these scenarios, new ones for instance")  # fmt: skip
+    by = "ask only these: of survivors new scenarios, of new mutants those concerned"
+    parser.add_argument("--by", nargs="+", default=[], metavar="NAME[/VARIANT]", help=by)
     options = parser.parse_args()
-    if options.by and not options.survivors:
-        parser.error("--by goes with --survivors")
+    if options.by and not (options.survivors or options.new):
+        parser.error("--by goes with --survivors or --new")
     subject = kernel()
     mutants = subject.mutants()
     known = read()
@@ -72,7 +72,7 @@ def main() -> None:
         every = set() if options.by else coverage.acting(mutants)
         for result in judge_all(subject, wanted, every, options.by):
             name = result.mutant
-            known[name] = known[name].further(result) if options.by else result
+            known[name] = known[name].further(result) if options.by and name in known else result
             write(known)
     results = {mutant.name: known[mutant.name] for mutant in mutants if mutant.name in known}
     missing = len(mutants) - len(results)
