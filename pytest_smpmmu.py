@@ -263,6 +263,7 @@ def _try_seeds(item: pytest.Item, target: Target, row: Row, given: Settings) -> 
             pytest.fail("\n".join([head, page.text, *found.lines()]))
         reason += f"; none of {given.seeds:,} random runs fails"
     if given.allow_undecided:
+        # The user asked for it: undecided is neither a pass nor a failure, and the reason is shown.
         pytest.skip(reason)
     more = "give it more, make the scenario smaller, or skip it with --smpmmu-allow-undecided"
     _fail(item, f"{target.name}: {reason}\n  {more}", row)
