@@ -96,12 +96,28 @@ async def direct_flush_tlb_user(cpu: Cpu) -> None:
     await native.flush_tlb_user(cpu)
 
 
+@instruction
+async def direct_flush_tlb_kernel(cpu: Cpu) -> None:
+    """Write what is held back, then drop everything."""
+    await apply(cpu)
+    await native.flush_tlb_kernel(cpu)
+
+
+@instruction
+async def direct_write_cr3(cpu: Cpu, root: int) -> None:
+    """Write what is held back, then load CR3."""
+    await apply(cpu)
+    await native.write_cr3(cpu, root)
+
+
 direct = replace(
     native,
     set_pte=direct_set_pte,
     set_pte_at=direct_set_pte_at,
     flush_tlb_single=direct_flush_tlb_single,
     flush_tlb_user=direct_flush_tlb_user,
+    flush_tlb_kernel=direct_flush_tlb_kernel,
+    write_cr3=direct_write_cr3,
     set_lazy_mode=direct_set_lazy_mode,
 )
 """Without PAE: whose other accessors hold nothing back here."""

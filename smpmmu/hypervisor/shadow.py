@@ -14,6 +14,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smpmmu.engine.errors import ModelError
 from smpmmu.engine.routines import AGAIN, Again, indivisible, retry, routine
 from smpmmu.engine.steps import TAKEN, Part, Word, cmpxchg, load, store
 from smpmmu.hypervisor.page_types import PageTypes, is_directory, spde_for
@@ -92,6 +93,9 @@ class Hypervisor:
             are looked at when a record is applied.
         slots: records that a queue has room for; a full one is drained, which is always allowed.
         types: page types, where the scenario's tables come and go.
+
+    Raises:
+        ModelError: records of values are asked for where entries are named by a short mapping.
     """
 
     record: Record = Record.ADDRESS
@@ -107,6 +111,14 @@ class Hypervisor:
     registered: bool = False
     slots: int = DEFERRED_SLOTS
     types: PageTypes | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse knobs that are not modelled together."""
+        if self.highpte and self.record is Record.VALUE:
+            msg = (
+                "records of values are modelled for entries with lasting addresses only: no highpte"
+            )
+            raise ModelError(msg)
 
 
 def gpte_to_spte(gpte: int, *, tracking: bool = True) -> int:

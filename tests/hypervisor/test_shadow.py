@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smpmmu.engine.errors import ModelError
 from smpmmu.engine.expressions import finished, implies, value
 from smpmmu.engine.local import call
 from smpmmu.engine.steps import Word, load, store, xchg
@@ -547,3 +548,8 @@ def test_a_queued_value_is_not_applied_after_a_newer_immediate_update() -> None:
     )  # fmt: skip
     demand_lock_rule(setup, [cpu], lock, PTEP)
     assert holds(setup)
+
+
+def test_values_of_entries_with_short_addresses_are_refused() -> None:
+    with pytest.raises(ModelError, match="lasting addresses only"):
+        Hypervisor(record=Record.VALUE, highpte=0xFFF00000)

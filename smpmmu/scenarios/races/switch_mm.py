@@ -41,7 +41,7 @@ async def clear_and_flush(
     """Clear the entry with a plain store, flush who uses the address space, and free the page.
 
     C: pte_clear, flush_tlb_page, native_flush_tlb_others, arch/x86/mm/tlb.c, Linux 4.4
-    Model: the ptl is left out: cpu1 takes no lock. put_page is a locked instruction.
+    Model: the ptl is left out: cpu1 takes no lock.
     """
     pte = cpu.memory.at(mm.pte_offset(ADDR))
     if buffer is None:
@@ -53,11 +53,11 @@ async def clear_and_flush(
             await fence(buffer)
         # Without the fence the entry may still be found by whoever sets a bit from here on.
         cpumask = await buffered_load(buffer, mm.cpu_vm_mask)
+        # INVLPG is a serialising instruction: from here on nothing waits in the buffer.
+        await fence(buffer)
     await cpu.pv.flush_tlb_single(cpu, ADDR)
     if cpumask & ~(1 << cpu.number):
         await flush_tlb_others(cpu, cpumask & ~(1 << cpu.number), mm, ADDR)
-    if buffer is not None:
-        await fence(buffer)
     await free_page(cpu, PAGE)
 
 
