@@ -69,6 +69,7 @@ class Automaton:
         self.dropped = dropped
         self.positions: list[Position] = []
         self.resting: list[int] = []
+        self.grown: list[tuple[int, int]] = []  # every (position, result) followed, in order
         self._index: dict[object, int] = {}
         self._position(begin(context, dropped))
 
@@ -83,6 +84,7 @@ class Automaton:
         found = position.following.get(result)
         if found is None:
             found = position.following[result] = self._compile(position, result)
+            self.grown.append((index, result))
         return found
 
     def progress(self, before: int, after: int) -> bool:

@@ -51,6 +51,11 @@ class Layout:
         """Ask for at least `bits` for `name`; takes effect at `grow`."""
         self._wanted[name] = (max(bits, self._wanted.get(name, (0, 0))[0]), initial)
 
+    @property
+    def wanted(self) -> list[tuple[str, int, int]]:
+        """Every (name, bits, initial) asked for, in order: all that the fields are made from."""
+        return [(name, *asked) for name, asked in self._wanted.items()]
+
     def grow(self) -> dict[str, Field]:
         """Lay all wanted fields out anew and return the fields as they were before."""
         before = self.fields
