@@ -43,6 +43,13 @@ EXACT_STATES = 1 << 16
 FEW_EDGES = 1 << 16
 """Up to so many transitions edges are kept anyway, so that a violation needs no second pass."""
 
+KEPT = (
+    "found", "states", "transitions", "levels", "exact", "peak_nbytes", "edges", "edges_from",
+    "level_fps", "whole", "_parents", "_agents", "_ways_nbytes", "_stuck", "_dead", "_next",
+    "_level", "_frontier", "_depth", "_row", "_suspect",
+)  # fmt: skip
+"""Attributes of a search that change while it goes on, for checkpoints."""
+
 
 @dataclass(slots=True)
 class Found:
@@ -122,6 +129,7 @@ class Search:
         self._level: list[Column] = []
         self.whole: list[Frontier] = []
         self._frontier = Frontier(*_start(kernel))
+        self._depth = self._row = 0  # where the next block to expand begins
         self._started = time.monotonic() if started is None else started
         self._suspect = False
         self._begins_with = sorted({a.positions[0].bug for a in kernel.automata} - {""})
@@ -138,7 +146,35 @@ class Search:
         return self._visited.nbytes + self._stuck.nbytes + self._ways_nbytes
 
     def depths(self) -> Iterator[int]:
-        """Search depth by depth, yielding the depth as it begins and after every block of it."""
+        """Search depth by depth, yielding the depth as it begins and after every block of it.
+
+        Between two blocks, and so at every yield, the search can be left and gone on with.
+        """
+        if not len(self._visited):
+            self._begin()
+        if self._begins_with:  # nothing can happen after a bug
+            return
+        while self._frontier.ids.size and not self._done(self._depth):
+            if len(self.edges_from) == self._depth:
+                self.edges_from.append(len(self.edges or ()))
+            yield self._depth
+            while self._row < self._frontier.ids.size and not self._over_budget():
+                self._expand(self._row, self._depth)
+                self._row += ROWS
+                yield self._depth
+            if self.stopped:
+                yield self._depth
+                if self._suspect and not self.found:
+                    self._judge_stuck()  # a deadlock is one, though a shorter way may be unseen
+                return
+            self._stuck.settle([f.fps for f in self._next])
+            self._depth, self._row = self._depth + 1, 0
+            self._frontier = self._joined()
+        if not self.found or self.every:
+            self._judge_stuck()
+
+    def _begin(self) -> None:
+        """Look at the first state."""
         self._visited.add(self._frontier.fps)
         self.level_fps.append(self._frontier.fps)
         self.whole = [replace(self._frontier)]
@@ -146,26 +182,21 @@ class Search:
         broken = self._judge.look(first)
         broken += [(bug, np.zeros(1, dtype=np.intp)) for bug in self._begins_with]
         self._record(broken, self._frontier, 0)
-        depth = 0
-        if self._begins_with:  # nothing can happen after a bug
-            return
-        while self._frontier.ids.size and not self._done(depth):
-            begin = 0
-            self.edges_from.append(len(self.edges or ()))
-            yield depth
-            while begin < self._frontier.ids.size and not self._over_budget():
-                self._expand(begin, depth)
-                begin += ROWS
-                yield depth
-            if self.stopped:
-                if self._suspect and not self.found:
-                    self._judge_stuck()  # a deadlock is one, though a shorter way may be unseen
-                return
-            self._stuck.settle([f.fps for f in self._next])
-            depth += 1
-            self._frontier = self._joined()
-        if not self.found or self.every:
-            self._judge_stuck()
+
+    def kept(self) -> dict[str, Any]:
+        """Return all that another search needs to go on from here, at a yield of `depths`.
+
+        It is numbers, arrays, and records of these; how far the kernel has grown comes on top.
+        """
+        state = {name: getattr(self, name) for name in KEPT}
+        return state | {"visited": self._visited.keys(), "reached": self.reached}
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """Go on, in a search that has not begun, from what another one kept."""
+        for name in KEPT:
+            setattr(self, name, kept[name])
+        self._visited.add(kept["visited"])
+        self._judge.go_on(kept["reached"])
 
     def choices_to(self, state: int) -> list[int]:
         """Return the contexts that moved on the way to a state, first to last."""

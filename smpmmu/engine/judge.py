@@ -58,6 +58,11 @@ class Judge:
         if sometimes and system.terminates:
             self.reached[QUIESCENCE] = False
 
+    def go_on(self, reached: dict[str, bool]) -> None:
+        """Remember what another judge of the same has seen reached."""
+        self.reached.update(reached)
+        self._sometimes = [p for p in self._sometimes if not self.reached[p.name]]
+
     def look(self, block: Block) -> list[tuple[str, NDArray[np.intp]]]:
         """Return the violated properties and the rows that violate each."""
         columns = Columns(self._kernel, block)

@@ -63,6 +63,11 @@ class Fingerprints:
         """Bytes of the table."""
         return self._table.nbytes
 
+    def keys(self) -> Column:
+        """Return all fingerprints, (n,) uint64."""
+        keys: Column = self._table[self._table != 0]
+        return keys
+
     def add(self, fps: Column) -> Mask:
         """Add distinct fingerprints (n,) uint64, best sorted; say which of them are new."""
         needed = (self._count + fps.shape[0]) / FULLEST
