@@ -49,6 +49,7 @@ class Emission:
 
     Attributes:
         context: number of the context that moved.
+        before: the automaton position it moved from.
         after: the automaton position it moved to.
         rows: (successors,) which machine of the block each comes from.
         fps: (successors,) uint64 fingerprints.
@@ -57,6 +58,7 @@ class Emission:
     """
 
     context: int
+    before: int
     after: int
     rows: Rows
     fps: Column
@@ -379,7 +381,7 @@ class Kernel:
             deltas = deltas.copy()
             deltas[field.lane] = deltas[field.lane] ^ ((before ^ rest) << field.shift)
         progress = automaton.progress(start, after)
-        return Emission(context, after, branch.rows, fps, deltas, progress)
+        return Emission(context, start, after, branch.rows, fps, deltas, progress)
 
     def follow(self, automaton: Automaton, index: int, result: int) -> int:
         """Return where `result` leads from position `index`, compiling it if it is new."""

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smpmmu.engine import visited
+from smpmmu.engine.errors import InternalError
 from smpmmu.engine.visited import Fingerprints, first_of_each
 from tests.engine.programs import hypothetically
 
@@ -52,7 +54,7 @@ def test_fingerprints_that_agree_but_for_the_bits_of_the_index_are_told_apart() 
 def test_the_table_is_a_set(batches: list[list[int]], slots: int) -> None:
     table, known = Fingerprints(slots), set()
     for batch in batches:
-        distinct = list(dict.fromkeys(batch))
+        distinct = sorted(set(batch))
         new = table.add(column(distinct))
         assert new.tolist() == [v not in known for v in distinct]
         known |= set(distinct)
@@ -65,7 +67,7 @@ def test_the_table_is_a_set(batches: list[list[int]], slots: int) -> None:
 def test_probing_goes_round_the_end_of_the_table() -> None:
     table = Fingerprints(16)
     # The high halves put all of them into slot 15 of 16; three of the four go round to 0, 1, 2.
-    values = column([M64, M64 - 1, M64 - 2, M64 - 3])
+    values = column([M64 - 3, M64 - 2, M64 - 1, M64])
     assert table.add(values).all()
     assert table.nbytes == 16 * 8
     assert not table.add(values).any()
@@ -78,10 +80,41 @@ def test_a_growing_table_forgets_nothing(batch: int) -> None:
     values = np.random.default_rng(1).integers(1, M64, 5000, dtype=np.uint64)
     table = Fingerprints(4)
     for begin in range(0, values.size, batch):
-        assert table.add(values[begin : begin + batch]).all()
+        assert table.add(np.sort(values[begin : begin + batch])).all()
     assert len(table) == 5000
-    assert not table.add(values[::-1]).any()
+    assert not table.add(np.sort(values)).any()
     assert table.nbytes >= 5000 * 8
+
+
+@pytest.mark.parametrize("at_once", [3, 500, 1 << 16])
+def test_a_divided_table_forgets_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(visited, "DIVIDE_AT", 300)
+    monkeypatch.setattr(visited, "AT_ONCE", at_once)
+    monkeypatch.setattr(visited, "ONE_BY_ONE", 2)
+    table, known = Fingerprints(4), set()
+    numbers = np.random.default_rng(2)
+    for _ in range(40):
+        # Half of them begin with the same 44 bits, so that one of the tables is crowded.
+        values = numbers.integers(0, M64, 100, dtype=np.uint64)
+        values[::2] = values[::2] & np.uint64(0xFFFFF) | np.uint64(0xC << 60)
+        values = np.unique(values)
+        assert table.add(values).tolist() == [v not in known for v in values.tolist()]
+        known |= set(values.tolist())
+        assert len(table) == len(known)
+    assert not table.add(column(sorted(known))).any()
+
+
+def test_zero_is_a_fingerprint_too() -> None:
+    table = Fingerprints(4)
+    assert table.add(column([0, 1, 1 << 63])).tolist() == [True, True, True]
+    assert table.add(column([0, 1 << 63])).tolist() == [False, False]
+    assert len(table) == 3
+
+
+@pytest.mark.parametrize("values", [[2, 1], [1, 1]])
+def test_what_does_not_rise_is_refused(values: list[int]) -> None:
+    with pytest.raises(InternalError, match="distinct and sorted"):
+        Fingerprints().add(column(values))
 
 
 def test_the_empty_column_is_in_order() -> None:
