@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from smpmmu.engine.batch import Block
     from smpmmu.engine.expressions import Expr
+    from smpmmu.engine.reading import Block
     from smpmmu.engine.run import Run
     from smpmmu.engine.steps import Word
     from smpmmu.engine.system import System

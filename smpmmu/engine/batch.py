@@ -16,31 +16,17 @@ from smpmmu.engine.automaton import Automaton
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.fingerprints import Keys
 from smpmmu.engine.layout import Field, Grown, Layout
-from smpmmu.engine.program import Role
+from smpmmu.engine.reading import Block, Reader, place_name
 from smpmmu.engine.steps import TAKEN, Step, Word, enabled, overflow, taken, updated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
-
-    from smpmmu.engine.layout import Lanes
+    from smpmmu.engine.reading import Rows
     from smpmmu.engine.steps import Column, Mask
     from smpmmu.engine.system import System
 
-    Rows = NDArray[np.intp]
     Tap = Callable[[int, Step, int, Rows], None]  # told: context, step, result, who took it
-
-
-@dataclass(slots=True)
-class Block:
-    """Machines side by side: `lanes` (lanes, states) uint64, `fps` (states,) uint64."""
-
-    lanes: Lanes
-    fps: Column
-
-    def __len__(self) -> int:
-        return int(self.fps.shape[0])
 
 
 @dataclass(slots=True)
@@ -66,7 +52,7 @@ class Emission:
     progress: bool
 
 
-class Kernel:
+class Kernel(Reader):
     """All automata of a system, its layout and its fingerprint keys."""
 
     def __init__(
@@ -82,28 +68,13 @@ class Kernel:
         The automata of contexts that are the very same objects in a kernel `after` which this
         one comes are taken over from it.
         """
-        self.system = system
-        self.layout = Layout(packed=packed)
         taken_over: list[Automaton] = after.automata if after is not None else []
         known = {id(a.context): a for a in taken_over if a.dropped == dropped}
-        self.automata: list[Automaton] = [
-            known.get(id(c)) or Automaton(c, dropped) for c in system.contexts
-        ]
+        automata = [known.get(id(c)) or Automaton(c, dropped) for c in system.contexts]
+        super().__init__(system, automata, Layout(packed=packed))
         self._words: dict[str, Word] = {}
         self._written: dict[str, Word] = {}
-        self._tables: dict[tuple[int, str], Mask] = {}
         self.keys = Keys()
-        by_cpu: dict[str, list[int]] = {}
-        for number, context in enumerate(system.contexts):
-            if context.role is not Role.DAEMON:
-                by_cpu.setdefault(context.cpu, []).append(number)
-        self.stacks: list[list[int]] = []
-        for numbers in by_cpu.values():
-            ranked = sorted(
-                numbers,
-                key=lambda n: (system.contexts[n].role is Role.IRQ, system.contexts[n].priority),
-            )
-            self.stacks.append(ranked)
         self._start_words()
 
     def _start_words(self) -> None:
@@ -120,111 +91,6 @@ class Kernel:
         """Return the one machine that nothing has happened to; its fingerprint is not 0."""
         lanes = self.layout.repack({}, np.zeros((self.layout.lanes, 1), dtype=np.uint64))
         return Block(lanes, np.ones(1, dtype=np.uint64))
-
-    # Reading a block.
-
-    def word(self, block: Block, word: Word) -> int | Column:
-        """Return a word's values, (states,) uint64, or an int while nothing ever wrote it."""
-        field = self.layout.fields.get(word.name)
-        if field is None:
-            return word.initial
-        values: Column = block.lanes[field.lane] >> field.shift & field.mask
-        return values
-
-    def place(self, context: int) -> Field | None:
-        """Return where the resting number of a context lies, or None while it has only one."""
-        return self.layout.fields.get(_place(context))
-
-    def rests(self, block: Block, context: int) -> Column | None:
-        """Return the resting numbers of a context, (states,), or None while it has only one."""
-        field = self.place(context)
-        return None if field is None else block.lanes[field.lane] >> field.shift & field.mask
-
-    def lookup(self, block: Block, context: int, attribute: str) -> Mask:
-        """Return (states,) bool: an attribute of the position of `context` is true."""
-        table = self._table(context, attribute)
-        rests = self.rests(block, context)
-        if rests is None:
-            return np.full(len(block), table[0])
-        return table[rests.view(np.int64)]
-
-    def _table(self, context: int, attribute: str) -> Mask:
-        """Return (resting positions,) bool: the attribute of each."""
-        automaton = self.automata[context]
-        table = self._tables.get((context, attribute))
-        if table is None or table.shape[0] != len(automaton.resting):
-            values = [bool(getattr(automaton.positions[i], attribute)) for i in automaton.resting]
-            table = self._tables[context, attribute] = np.array(values)
-        return table
-
-    def finished(self, block: Block, context: int) -> Mask:
-        """Return (states,) bool: the program of `context` has ended."""
-        return self.lookup(block, context, "ended")
-
-    def quiescent(self, block: Block) -> Mask:
-        """Return (states,) bool: obligatory agents are finished and no interrupt is pending."""
-        rest = np.ones(len(block), dtype=np.bool_)
-        for number, context in enumerate(self.system.contexts):
-            if context.role is Role.MAIN:
-                rest &= self.finished(block, number)
-        if not rest.any():
-            return rest
-        for number, context in enumerate(self.system.contexts):
-            if context.role is Role.IRQ:
-                rests = self.rests(block, number)
-                if rests is not None:
-                    rest &= rests == 0
-                pending = self.automata[number].positions[0].step
-                assert pending is not None
-                rest &= ~self._wait(block, pending)
-        return rest
-
-    def _wait(self, block: Block, step: Step) -> Mask:
-        assert step.word is not None
-        values = self.word(block, step.word)
-        if isinstance(values, int):
-            return np.full(len(block), enabled(step, values))
-        return enabled(step, values)
-
-    def eligible(self, block: Block) -> list[Mask | None]:
-        """Return, per context, the machines in which its vCPU lets it run; None means all."""
-        result: list[Mask | None] = [None] * len(self.automata)
-        for stack in self.stacks:
-            if len(stack) > 1 or self.system.contexts[stack[0]].role is Role.IRQ:
-                self._gate(block, stack, result)
-        return result
-
-    def _gate(self, block: Block, stack: list[int], result: list[Mask | None]) -> None:
-        """Work out for one vCPU who may run: the handler on top, or who may interrupt it."""
-        contexts = [self.system.contexts[number] for number in stack]
-        main = contexts[0].role is Role.MAIN
-        landing = self.lookup(block, stack[0], "open") if main else np.ones(len(block), np.bool_)
-        top: Column | None = None  # which context of the stack runs, 0 for main or for idling
-        busy = [self.rests(block, number) for number in stack]
-        for level, number in enumerate(stack):
-            rests = busy[level]
-            if rests is None or contexts[level].role is Role.MAIN:
-                continue
-            active = rests != 0
-            if top is None:
-                top = np.zeros(len(block), dtype=np.uint64)
-            top[active] = level + 1
-            landing = np.where(active, self.lookup(block, number, "open"), landing)
-        below = np.array([0] + [contexts[level].priority for level in range(len(stack))])
-        for level, number in enumerate(stack):
-            if contexts[level].role is Role.MAIN:
-                result[number] = None if top is None else top == 0
-                continue
-            starts = landing
-            if top is not None:
-                lower = below[top.view(np.int64)] < contexts[level].priority
-                starts = landing & ((top == 0) | lower)
-            rests = busy[level]
-            if rests is None:
-                result[number] = starts
-            else:
-                assert top is not None
-                result[number] = np.where(rests == 0, starts, top == level + 1)
 
     # Moving.
 
@@ -396,7 +262,7 @@ class Kernel:
         for number, automaton in enumerate(self.automata):
             if len(automaton.resting) > 1:
                 bits = max(2, (len(automaton.resting) - 1).bit_length() + 1 & ~1)
-                self.layout.want(_place(number), bits, 0)
+                self.layout.want(place_name(number), bits, 0)
         for word in self._written.values():
             self.layout.want(word.name, word.width, word.initial)
         return Grown()
@@ -423,11 +289,6 @@ class _Branch:
     rows: Rows
     fps: Column | None
     deltas: list[Column | int]
-
-
-def _place(context: int) -> str:
-    """Name of the field that holds the position of a context; no word can be called so."""
-    return f"\0{context}"
 
 
 def _read(block: Block, field: Field, rows: Rows, deltas: list[Column | int]) -> Column:

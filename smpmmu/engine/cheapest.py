@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smpmmu.engine.batch import Block, Kernel
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.numbers import key_table
+from smpmmu.engine.reading import Block
 from smpmmu.engine.successors import Expander, Successors
 from smpmmu.engine.visited import Fingerprints, first_of_each
 from smpmmu.engine.walk import Cost
@@ -26,6 +26,7 @@ from smpmmu.engine.walk import Cost
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from smpmmu.engine.batch import Kernel
     from smpmmu.engine.layout import Lanes
     from smpmmu.engine.steps import Column
 

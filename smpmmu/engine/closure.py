@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smpmmu.engine.batch import Block
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.explore import ROWS
+from smpmmu.engine.reading import Block
 from smpmmu.engine.successors import gathered
 
 if TYPE_CHECKING:

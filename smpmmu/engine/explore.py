@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smpmmu.engine.batch import Block, Kernel
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.liveness import Stuck
 from smpmmu.engine.program import Role
+from smpmmu.engine.reading import Block
 from smpmmu.engine.successors import Expander, Successors
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.visited import Fingerprints, first_of_each
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from smpmmu.engine.batch import Kernel
     from smpmmu.engine.layout import Lanes
     from smpmmu.engine.steps import Column
     from smpmmu.engine.verdict import Budget

@@ -19,7 +19,7 @@ from smpmmu.engine.walk import Cost, Walk, cost
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from smpmmu.engine.batch import Block
+    from smpmmu.engine.reading import Block
     from smpmmu.engine.system import System
 
 MOST_NODES_OF_AN_END = 20_000

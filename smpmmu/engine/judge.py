@@ -14,8 +14,9 @@ from smpmmu.engine.system import QUIESCENCE, Scope
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from smpmmu.engine.batch import Block, Kernel
+    from smpmmu.engine.batch import Kernel
     from smpmmu.engine.expressions import Expr
+    from smpmmu.engine.reading import Block
     from smpmmu.engine.steps import Column, Mask, Word
 
 

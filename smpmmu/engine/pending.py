@@ -16,7 +16,8 @@ from smpmmu.engine.steps import enabled
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from smpmmu.engine.batch import Block, Kernel
+    from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.reading import Block
     from smpmmu.engine.steps import Column, Mask, Step
     from smpmmu.engine.vcpus import Machine
 

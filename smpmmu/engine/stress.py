@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smpmmu.engine.batch import Block
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.numbers import seed_stream
 from smpmmu.engine.pending import Lookout, Many
+from smpmmu.engine.reading import Block
 from smpmmu.engine.run import Ending
 from smpmmu.engine.strategies.plan import PLAIN, Plan
 from smpmmu.engine.successors import Expander

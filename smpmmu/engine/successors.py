@@ -20,8 +20,9 @@ from smpmmu.engine.steps import TAKEN, enabled, overflow, taken, updated
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from smpmmu.engine.batch import Block, Kernel, Rows
+    from smpmmu.engine.batch import Kernel
     from smpmmu.engine.layout import Field, Lanes
+    from smpmmu.engine.reading import Block, Rows
     from smpmmu.engine.steps import Column, Mask, Step
 
 FEW = 512

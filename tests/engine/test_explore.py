@@ -8,12 +8,13 @@ import pytest
 
 from smpmmu.engine import explore, successors
 from smpmmu.engine.answer import Answer, answer
-from smpmmu.engine.batch import Block, Kernel
+from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.explore import Search
 from smpmmu.engine.expressions import finished, implies, value
 from smpmmu.engine.local import call
 from smpmmu.engine.program import Context, Role
+from smpmmu.engine.reading import Block
 from smpmmu.engine.routines import AGAIN, Again, bug_on, indivisible, instruction, retry
 from smpmmu.engine.steps import (
     Step,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from smpmmu.engine.answer import Answer
-from smpmmu.engine.batch import Block, Kernel
+from smpmmu.engine.batch import Kernel
 from smpmmu.engine.growth import Differs, Growth, digest, grow, growth, identity
 from smpmmu.engine.local import call
+from smpmmu.engine.reading import Block
 from smpmmu.engine.successors import Expander
 from smpmmu.engine.system import always
 from smpmmu.targets import one

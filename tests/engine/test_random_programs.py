@@ -10,11 +10,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from smpmmu.engine.answer import answer
-from smpmmu.engine.batch import Block, Kernel
+from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.explore import Search
 from smpmmu.engine.expressions import Expr, finished, implies, value
 from smpmmu.engine.local import call
+from smpmmu.engine.reading import Block
 from smpmmu.engine.steps import (
     Step,
     acquire,

@@ -10,10 +10,11 @@ from hypothesis import assume, given
 
 from smpmmu.engine import successors
 from smpmmu.engine.answer import answer
-from smpmmu.engine.batch import Block, Kernel
+from smpmmu.engine.batch import Kernel
 from smpmmu.engine.closure import Collision
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.local import call
+from smpmmu.engine.reading import Block
 from smpmmu.engine.routines import indivisible
 from smpmmu.engine.steps import Step, Word, load, store
 from smpmmu.engine.successors import Few, Successors, gathered

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from smpmmu.engine.answer import answer
-from smpmmu.engine.batch import Block, Kernel
+from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.explore import Search
 from smpmmu.engine.live import random_run, replay, running
 from smpmmu.engine.live_search import search_live
 from smpmmu.engine.local import call
+from smpmmu.engine.reading import Block
 from smpmmu.engine.routines import indivisible
 from smpmmu.engine.run import Ending
 from smpmmu.engine.steps import Word, acquire, fetch_or, load, release, store, wait_until

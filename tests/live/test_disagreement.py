@@ -12,7 +12,7 @@ import pytest
 from smpmmu.checking import explore
 from smpmmu.engine import answer, batch, judge, successors
 from smpmmu.engine.automaton import Automaton
-from smpmmu.engine.batch import Block, Kernel
+from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.steps import updated
@@ -21,6 +21,7 @@ from smpmmu.engine.verdict import Verdict
 from tests.live.systems import SYSTEMS
 
 if TYPE_CHECKING:
+    from smpmmu.engine.reading import Block
     from tests.shell import Shell
 
 Sabotage = Callable[[pytest.MonkeyPatch], None]
