@@ -5,6 +5,8 @@ It must not know Linux. Source: xen/arch/x86/smp.c, mm.c and mm/shadow/multi.c, 
 
 from __future__ import annotations
 
+import enum
+
 from smpmmu.engine.routines import AGAIN, Again, retry
 from smpmmu.engine.steps import (
     TAKEN,
@@ -70,38 +72,59 @@ def type_info(pfn: int) -> Word:
     return Word(f"page {pfn:#x} type_info", 10, PGT_WRITABLE_PAGE)
 
 
+class TypeFlush(enum.Enum):
+    """Which changes of a page's type Xen flushes for, and when."""
+
+    EARLY = "early"
+    """All, before the new type is committed: as before 8cc5036bc3 (XSA-401)."""
+    ALL = "all"
+    """All, after it."""
+    FROM_WRITABLE = "from_writable"
+    """Those from a writable page: a guest in shadow mode."""
+    TO_WRITABLE = "to_writable"
+    """Those to a writable page: the same, from 8cc5036bc3 to XSA-408."""
+
+    def wants(self, old: int, new: int) -> bool:
+        """Whether a change of these type_info is flushed for after it."""
+        writable = {TypeFlush.FROM_WRITABLE: old, TypeFlush.TO_WRITABLE: new}.get(self)
+        if writable is None:
+            return self is TypeFlush.ALL
+        return writable & PGT_TYPE == PGT_WRITABLE_PAGE
+
+
 async def get_page_type(
-    cpu: Cpu, pfn: int, kind: int, vcpus: int, *, flush_first: bool = False, flushes: bool = True
+    cpu: Cpu, pfn: int, kind: int, vcpus: int, flush: TypeFlush = TypeFlush.ALL
 ) -> bool:
     """Take a reference to a page as a `kind` of page; False while it is used as another kind.
 
     Where the type changes, nobody refers to the page any more, but TLBs may.
 
-    C: _get_page_type, xen/arch/x86/mm.c; with `flush_first` as before 8cc5036bc3 (XSA-401)
+    C: _get_page_type, xen/arch/x86/mm.c
     Model: the mask is all of the guest's CPUs; timestamps, which only make it smaller, are left
-    out. Whether a page with its type is valid is left to the caller.
+    out. Whether a page with its type is valid is left to the caller. In shadow mode the shadow of
+    an entry is taken to change together with it.
     """
-    changed = await retry(change_type, cpu, pfn, kind, vcpus, flush_first=flush_first and flushes)
-    if changed is None:
+    x = await retry(change_type, cpu, pfn, kind, vcpus, flush)
+    if x is None:
         return False
-    if changed and flushes and not flush_first:
+    if x & PGT_TYPE != kind and flush.wants(x, kind):
         await flush_tlb_mask(cpu, vcpus)
     return True
 
 
 async def change_type(
-    cpu: Cpu, pfn: int, kind: int, vcpus: int, *, flush_first: bool
-) -> bool | Again | None:
-    """Try once; whether the type changed, or None if it may not."""
+    cpu: Cpu, pfn: int, kind: int, vcpus: int, flush: TypeFlush
+) -> int | Again | None:
+    """Try once; type_info as it was, or None if the type may not change."""
     x = await load(type_info(pfn))
     changed = x & PGT_TYPE != kind
     if changed and x & PGT_COUNT:
         return None
-    if changed and flush_first:
+    if changed and flush is TypeFlush.EARLY:
         # The page is not this kind yet: it can be mapped, used and unmapped from here on.
         await flush_tlb_mask(cpu, vcpus)
     nx = x + 1 & PGT_COUNT | kind
-    return changed if await cmpxchg(type_info(pfn), x, nx) & TAKEN else AGAIN
+    return x if await cmpxchg(type_info(pfn), x, nx) & TAKEN else AGAIN
 
 
 async def put_page_type(cpu: Cpu, pfn: int) -> None:

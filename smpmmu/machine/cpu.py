@@ -57,6 +57,7 @@ class Cpu:
         kernel_thread: current->mm is NULL: the thread borrows `mm`.
         lazy: it begins with a borrowed address space, as after enter_lazy_tlb.
         caches_directory: it keeps entries of the page directory that it has used, beside its TLB.
+        cached: (address, leaf entry) that its TLB holds at first; it is empty unless it says so.
         fault_drops: a page fault drops what is cached for its page.
         in_interrupt: this is what an interrupt handler sees.
         hypervisor: the hypervisor's knobs (`hypervisor/vmi.py`), or None.
@@ -75,6 +76,7 @@ class Cpu:
     kernel_thread: bool = False
     lazy: bool = False
     caches_directory: bool = False
+    cached: tuple[tuple[int, int], ...] = ()
     fault_drops: bool = True
     in_interrupt: bool = False
     hypervisor: Any = None
@@ -122,7 +124,8 @@ class Cpu:
         width = self.memory.paging.entry_bits
         name = f"{self.name}.tlb[{page:#x}]"
         part = Part("TLB entries", f"address {page << PAGE_SHIFT:#x}", self.name)
-        return Word(name, width, owner=self.name, format=TLB_ENTRY, part=part)
+        initial = dict(self.cached).get(page << PAGE_SHIFT, 0)
+        return Word(name, width, initial, owner=self.name, format=TLB_ENTRY, part=part)
 
     def pde_cache(self, addr: int) -> Word:
         """Return the entry of the page directory for `addr` as it was used last, or 0."""

@@ -265,8 +265,11 @@ FREE_COUNTS = (
 
 
 @scenario(
-    variant("defect", violated(NO_WRITE_LOST_BY_REPLACING, KSM), looks_at=Ksm.ENTRY),
+    variant("defect", violated(NO_WRITE_LOST_BY_REPLACING, KSM), looks_at=Ksm.ENTRY, counted=False),
     variant("repair", holds(KSM), looks_at=Ksm.PENDING),
+    variant("ksmd_does_not_look",
+            violated(NO_WRITE_LOST_BY_REPLACING, "argument: nobody looks at the count"),
+            looks_at=Ksm.ENTRY),
     variant("clear_refs_not_counted", holds(FREE_COUNTS), looks_at=Ksm.PENDING, counted=False),
     variant("madvise_alone", holds("the entry is still writable, so that ksmd flushes"),
             looks_at=Ksm.ENTRY, clear_refs=False),

@@ -11,6 +11,7 @@ read it as a page table
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.expressions import finished, value
@@ -95,18 +96,29 @@ RELAXED = (
     variant("two_agents_repair", holds(UNDER_LOCK), late=False, folded=True),
     variant("two_agents_late_with_software_bit", holds(RELAXED), late=True, software_bit=True,
             folded=True),
+    variant("two_agents_cached_defect", violated(NO_WRITE_AFTER_PROMISE, UNDER_LOCK), late=True,
+            folded=True, cached=True),
+    variant("two_agents_cached_repair", holds(UNDER_LOCK), late=False, folded=True, cached=True),
 )  # fmt: skip
 def kvm_dirtylog_skip_flush(
-    setup: Setup, *, late: bool, software_bit: bool = False, folded: bool = False
+    setup: Setup,
+    *,
+    late: bool,
+    software_bit: bool = False,
+    folded: bool = False,
+    cached: bool = False,
 ) -> None:
     """A logs dirty pages; B shadows the page, and finds no right to take away; the guest writes.
 
-    With `folded` the guest's writes are those of B's own vCPU.
+    With `folded` the guest's writes are those of B's own vCPU, whose TLB may have the page `cached`
+    at first, so that it need not write before.
     """
     guests = (1,) if folded else (1, 2)
     senders = (0, 1)
     tables = memory(entry(PAGE, TOUCHED | SPTE_MMU_WRITEABLE))
     cpu0, cpu1, cpu2 = (native_cpu(setup, n, one_mm(), tables) for n in range(3))
+    if cached:
+        cpu1 = replace(cpu1, cached=((ADDR, entry(PAGE, TOUCHED)),))
     for guest in (cpu1, cpu2):
         if guest.number in guests:
             setup.irq(guest.number, "kick", call(kick, guest, senders))
@@ -118,7 +130,7 @@ def kvm_dirtylog_skip_flush(
     writer = cpu1 if folded else cpu2
     writes = call(user_write, writer, ADDR)
     if folded:
-        setup.cpu(1, writes, shadow, writes)
+        setup.cpu(1, *([] if cached else [writes]), shadow, writes)
     else:
         setup.cpu(1, shadow)
         setup.cpu(2, writes, writes)
@@ -126,8 +138,9 @@ def kvm_dirtylog_skip_flush(
     written, promised = page >> VERSION_SHIFT, page & PAGE_FROZEN != 0
     done = finished(writer.name)
     setup.sometimes("the page was write-protected", promised & (value(spte) & PAGE_RW == 0))
-    setup.sometimes("every write came first" if not folded else "a write came first",
-                    done & (written == (1 if folded else 2)))  # fmt: skip
+    if not cached:
+        setup.sometimes("every write came first" if not folded else "a write came first",
+                        done & (written == (1 if folded else 2)))  # fmt: skip
     setup.sometimes("protection stopped a write", done & promised & (written < 2))
     inside = value(mode(writer.number)) == IN_GUEST_MODE
     setup.sometimes("the guest went on", promised & inside)

@@ -102,7 +102,10 @@ async def populate(cpu: Cpu, pmd: int, value_: int) -> None:
     await store(cpu.memory.at(pmd), value_)
 
 
-LOW_FIRST = f"26c191788f18 (3.5, CVE-2012-2373): the low word first; the CVE is {UNVERIFIED}"
+LOW_FIRST = (
+    "26c191788f18 (3.5, CVE-2012-2373): the low word first; the steps are those of e4eed03fd065, "
+    f"which speaks of it; of the former the title was read alone, and the CVE is {UNVERIFIED}"
+)
 STAYS = "e4eed03fd065: the fix rests on nobody clearing the entry meanwhile; the model is told so"
 
 

@@ -24,6 +24,7 @@ from smpmmu.hypervisor.xen import (
     PGT_L1_PAGE_TABLE,
     PGT_TYPE,
     PGT_WRITABLE_PAGE,
+    TypeFlush,
     emulate_write,
     get_page_type,
     invalidate_interrupt,
@@ -134,11 +135,9 @@ def xen_oos_read_to_use(setup: Setup, *, rereads: bool, folded: bool = False) ->
 # xsa401_typeref_early_flush
 
 
-async def promote(cpu: Cpu, vcpus: int, *, flush_first: bool, flushes: bool) -> None:
+async def promote(cpu: Cpu, vcpus: int, flush: TypeFlush) -> None:
     """Make the page a page table, check what is in it, and use it."""
-    if await get_page_type(
-        cpu, PAGE, PGT_L1_PAGE_TABLE, vcpus, flush_first=flush_first, flushes=flushes
-    ):
+    if await get_page_type(cpu, PAGE, PGT_L1_PAGE_TABLE, vcpus, flush):
         await promise(cpu.memory.page(PAGE))
 
 
@@ -157,21 +156,26 @@ async def map_write_unmap(cpu: Cpu, vcpus: int) -> None:
 
 
 FLUSH_LAST = "XSA-401, Xen 8cc5036bc3: commit the type, which keeps writers out, then flush"
+WRONG_TYPE = (
+    "XSA-408 (CVE-2022-33745), a regression of 8cc5036bc3: in shadow mode only changes from "
+    "writable are flushed for, and the moved code asked for the new type, not the old one"
+)
 
 
 @scenario(
-    variant("defect", violated(NO_WRITE_AFTER_PROMISE, FLUSH_LAST), flush_first=True),
-    variant("repair", holds(FLUSH_LAST), flush_first=False),
-    variant("not_flushed", violated(NO_WRITE_AFTER_PROMISE, "argument: nothing drops the entry"),
-            flush_first=False, flushes=False),
+    variant("defect", violated(NO_WRITE_AFTER_PROMISE, FLUSH_LAST), flush=TypeFlush.EARLY),
+    variant("repair", holds(FLUSH_LAST), flush=TypeFlush.ALL),
+    variant("xsa408_defect", violated(NO_WRITE_AFTER_PROMISE, WRONG_TYPE),
+            flush=TypeFlush.TO_WRITABLE),
+    variant("xsa408_repair", holds(WRONG_TYPE), flush=TypeFlush.FROM_WRITABLE),
 )  # fmt: skip
-def xsa401_typeref_early_flush(setup: Setup, *, flush_first: bool, flushes: bool = True) -> None:
+def xsa401_typeref_early_flush(setup: Setup, *, flush: TypeFlush) -> None:
     """A turns a page into a page table; B maps it for a moment, and writes to it afterwards."""
     guest = memory(0)
     cpu0 = Cpu(0, guest, guest, PGD, native, MM, ())
     cpu1 = vcpu(setup, 1, guest, guest, ADDR)
     everybody = 1 << 1
-    setup.cpu(0, call(promote, cpu0, everybody, flush_first=flush_first, flushes=flushes))
+    setup.cpu(0, call(promote, cpu0, everybody, flush))
     setup.cpu(1, call(map_write_unmap, cpu1, everybody), call(user_write, cpu1, ADDR))
     page, kind = value(guest.page(PAGE)), value(type_info(PAGE)) & PGT_TYPE
     promised = page & PAGE_FROZEN != 0
