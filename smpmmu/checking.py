@@ -25,6 +25,7 @@ from smpmmu.engine.verdict import Budget, Exploration, Verdict
 if TYPE_CHECKING:
     from smpmmu.engine.automaton import Automaton
     from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.keeper import Keeper
     from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Counterexample
 
@@ -73,6 +74,7 @@ async def check(
     again: System | None = None,
     watch: Watch | None = None,
     after: Kernel | None = None,
+    keeper: Keeper | None = None,
 ) -> Answered:
     """Explore `system` and confirm the answer live.
 
@@ -86,10 +88,12 @@ async def check(
         again: the same with more hardware, which is explored as well if `system` holds.
         watch: is called now and then with what is covered so far.
         after: a kernel whose automata of the same contexts are used.
+        keeper: keeps the exploration in a file, and goes on from what lies there.
 
     Raises:
         ModelError: the modelled code breaks a rule.
         InternalError: live and batch disagree.
+        CheckpointError: what lies in the keeper's file is of something else.
     """
     if engine == "live":
         exploration, _ = await search_live(
@@ -104,21 +108,24 @@ async def check(
                 again, budget, every=every, engine=engine, dropped=dropped, watch=watch
             )
         return Answered(exploration, tuple(stories), engine=engine, again=second)
-    question = Answer(system, budget, every=every, dropped=dropped, after=after)
-    for _ in question.work():
-        if watch is not None:
-            watch(question.so_far())
-        await breathe()
-    exploration = question.result or question.so_far()
-    automata = question.kernel.automata
-    if exploration.verdict is Verdict.VIOLATED:
-        stories = [await _confirm(system, e, automata, dropped) for e in exploration.violations]
-        return Answered(exploration, tuple(stories))
-    if exploration.verdict is not Verdict.HOLDS:
-        return Answered(exploration)
-    backed = await _back(system, question.kernel, live_runs, dropped)
+    if keeper is not None and keeper.first is not None and again is not None:
+        exploration, backed = keeper.first
+    else:
+        question = Answer(system, budget, every=every, dropped=dropped, after=after)
+        await _work(question, watch, keeper)
+        exploration = question.result or question.so_far()
+        after = question.kernel
+        if exploration.verdict is Verdict.VIOLATED:
+            found = exploration.violations
+            stories = [await _confirm(system, e, after.automata, dropped) for e in found]
+            return Answered(exploration, tuple(stories))
+        if exploration.verdict is not Verdict.HOLDS:
+            return Answered(exploration)
+        backed = await _back(system, after, live_runs, dropped)
     second = None
     if again is not None:
+        if keeper is not None:
+            keeper.first = (exploration, backed)
         second = await check(
             again,
             budget,
@@ -126,9 +133,27 @@ async def check(
             live_runs=0,
             dropped=dropped,
             watch=watch,
-            after=question.kernel,
+            after=after,
+            keeper=keeper,
         )
     return Answered(exploration, (), backed, again=second)
+
+
+async def _work(question: Answer, watch: Watch | None, keeper: Keeper | None) -> None:
+    """Answer a question, looking up between blocks; there a Ctrl-C lands, with nothing lost."""
+    if keeper is not None:
+        keeper.go_on(question)
+    for _ in question.work():
+        if watch is not None:
+            watch(question.so_far())
+        if keeper is not None:
+            keeper.look(question)
+        try:
+            await breathe()
+        except KeyboardInterrupt:
+            if keeper is not None:
+                keeper.save(question)
+            raise
 
 
 def explore(system: System, budget: Budget | None = None, *, every: bool = False,

@@ -26,6 +26,7 @@ from smpmmu.targets import Target, one
 
 if TYPE_CHECKING:
     from smpmmu.checking import Answered
+    from smpmmu.engine.keeper import Keeper
     from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Budget, Exploration
 
@@ -45,16 +46,23 @@ class Job:
     located: bool = False
 
 
-async def do(job: Job, watch: Watch | None = None) -> Row:
-    """Explore the variant that a job names."""
-    return await do_target(one(job.target), job, watch)
+async def do(job: Job, watch: Watch | None = None, keeper: Keeper | None = None) -> Row:
+    """Explore the variant that a job names; with a `keeper` in its file, too."""
+    return await do_target(one(job.target), job, watch, keeper)
 
 
-async def do_target(target: Target, job: Job, watch: Watch | None = None) -> Row:
+async def do_target(
+    target: Target, job: Job, watch: Watch | None = None, keeper: Keeper | None = None
+) -> Row:
     """Explore one variant as `job` says; what holds must hold with its evictors too.
 
     If it does not, or a budget ends that, the row is about the variant with its evictors.
+
+    Raises:
+        CheckpointError: the keeper's file is of something else.
     """
+    if keeper is not None:
+        keeper.open(replace(target, file=Path(target.file).name).name, job.live_runs)
     system, evicted = target.systems()
 
     def look(so_far: Exploration) -> None:
@@ -69,8 +77,11 @@ async def do_target(target: Target, job: Job, watch: Watch | None = None) -> Row
         live_runs=job.live_runs,
         again=evicted,
         watch=look,
+        keeper=keeper,
     )
     again = answered.again
+    if keeper is not None:
+        keeper.close(stopped=bool((again or answered).exploration.reason))
     if again is not None and again.exploration.verdict is not Verdict.HOLDS:
         assert evicted is not None
         target, system, answered = replace(target, evictor=True), evicted, again

@@ -19,6 +19,7 @@ from smpmmu.engine.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from smpmmu.engine.keeper import Keeper
     from smpmmu.report.rows import Row
     from smpmmu.report.text import Page
     from smpmmu.work import Job
@@ -49,10 +50,16 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
               help="Variants explored at once, in processes of their own; without it all "
               "processors where there are many variants.")  # fmt: skip
+@click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Keep the exploration of one variant in FILE, and go on from what lies there.",
+              )  # fmt: skip
+@click.option("--checkpoint-every", type=click.FloatRange(0), metavar="S",
+              help="Write FILE every S seconds: 60.")  # fmt: skip
 def explore(
     targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
     engine: str, live_runs: int | None, max_states: int | None, max_seconds: float | None,
     max_memory: int | None, cpus: int | None, cells: bool, pae: bool, jobs: int | None,
+    checkpoint: Path | None, checkpoint_every: float | None,
 ) -> NoReturn:  # fmt: skip
     """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
 
@@ -90,6 +97,7 @@ def explore(
     races = not overview  # a table has no room for them
     located = form == "sarif"
     work = [Job(t.name, budget, every, engine, live_runs, races, located) for t in chosen]
+    keeper = _keeper(checkpoint, checkpoint_every, work)
     rows: list[Row] = []
 
     def finished(row: Row) -> None:
@@ -97,7 +105,16 @@ def explore(
         if form == "text" and not overview:
             print_page(lambda page: report().answer(rows[-1], page))
 
-    _do(work, jobs or _processes(len(work)), finished, rows)
+    _do(work, jobs or _processes(len(work)), finished, rows, keeper)
+    if form == "text" and overview:
+        print_page(lambda page: _overview(rows, page, targets[0] if targets else "", cells=cells))
+    elif form != "text":
+        _print_as(form, rows, expected=expected or overview)
+    sys.exit(_status(rows, expected=expected or overview))
+
+
+def _print_as(form: str, rows: list[Row], *, expected: bool) -> None:
+    """Print the answers for machines."""
     if form == "json":
         from smpmmu.report.rows import SCHEMA
 
@@ -106,17 +123,13 @@ def explore(
     elif form == "junit":
         from smpmmu.report.junit import junit
 
-        out(junit(rows, expected=expected or overview))
-    elif form == "sarif":
+        out(junit(rows, expected=expected))
+    else:
         from smpmmu import __version__
         from smpmmu.report.sarif import sarif
 
-        by_expectation = expected or overview
-        status = _status(rows, expected=by_expectation)
-        out(sarif(rows, __version__, expected=by_expectation, status=status))
-    elif overview:
-        print_page(lambda page: _overview(rows, page, targets[0] if targets else "", cells=cells))
-    sys.exit(_status(rows, expected=expected or overview))
+        status = _status(rows, expected=expected)
+        out(sarif(rows, __version__, expected=expected, status=status))
 
 
 LIVE_RUNS_OF_A_CELL, LIVE_RUNS_OF_ALL = 5, 1
@@ -151,7 +164,34 @@ def _overview(rows: Sequence[Row], page: Page, what: str, *, cells: bool) -> Non
     text.conclusion(rows, page)
 
 
-def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: list[Row]) -> None:
+def _keeper(path: Path | None, seconds: float | None, jobs: list[Job]) -> Keeper | None:
+    """Return what keeps the one exploration that there is, if that is asked for."""
+    if path is None:
+        if seconds is not None:
+            msg = "--checkpoint-every is for --checkpoint FILE"
+            raise UsageError(msg)
+        return None
+    if len(jobs) != 1:
+        names = ", ".join([*(job.target for job in jobs[:3]), "..."][: len(jobs)])
+        msg = f"a checkpoint is of one variant, not of {len(jobs)}; name one: {names}"
+        raise UsageError(msg)
+    if jobs[0].engine == "live":
+        msg = "--engine live keeps no checkpoints"
+        raise UsageError(msg)
+    from smpmmu import __version__
+    from smpmmu.engine.keeper import SECONDS, Keeper
+
+    every = SECONDS if seconds is None else seconds
+    return Keeper(path, __version__, lambda text: click.echo(text, err=True), every)
+
+
+def _do(
+    jobs: list[Job],
+    processes: int,
+    finished: Callable[[Row], None],
+    rows: list[Row],
+    keeper: Keeper | None,
+) -> None:
     """Do all jobs, telling `finished` of each row in order; say what was covered if stopped."""
     from smpmmu.engine.live import in_trio
     from smpmmu.work import do, spread
@@ -160,7 +200,7 @@ def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: 
 
     async def one_by_one() -> None:
         for job in jobs:
-            row = await do(job, progress.watch)
+            row = await do(job, progress.watch, keeper)
             progress.pause()
             finished(row)
 
@@ -182,6 +222,8 @@ def _do(jobs: list[Job], processes: int, finished: Callable[[Row], None], rows: 
                 f"depth {so_far.depth} without a verdict",
                 err=True,
             )
+        if keeper is not None and keeper.path.exists():
+            click.echo(f"the same command goes on from {keeper.path}", err=True)
         sys.exit(130)
 
 

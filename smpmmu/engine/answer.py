@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.closure import certify
 from smpmmu.engine.explore import Search
+from smpmmu.engine.growth import Differs, grow, growth, identity
 from smpmmu.engine.shortest import fewest_switches
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
@@ -44,6 +45,7 @@ class Answer:
         self.budget = budget or Budget()
         self.every = every
         self.kernel = Kernel(system, packed=packed, dropped=dropped, after=after)
+        self._how = {"every": every, "packed": packed, "dropped": sorted(dropped)}
         self._started = time.monotonic()
         self.search = Search(self.kernel, self.budget, every=every, started=self._started)
         self.result: Exploration | None = None
@@ -52,6 +54,30 @@ class Answer:
         """Answer the question, yielding the depth reached after every block."""
         yield from self.search.depths()
         self.result = self._conclude()
+
+    def kept(self) -> dict[str, Any]:
+        """Return all that another question needs to go on from here, between two blocks."""
+        return {
+            "system": identity(self.system),
+            "how": self._how,
+            "growth": growth(self.kernel),
+            "search": self.search.kept(),
+        }
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """Go on, before any work, from what another question of the same kept.
+
+        Raises:
+            Differs: it was not the same.
+        """
+        if kept["how"] != self._how:
+            msg = f"it was asked with {kept['how']}, now with {self._how}"
+            raise Differs(msg)
+        if kept["system"] != identity(self.system):
+            msg = "it has other contexts, words or properties"
+            raise Differs(msg)
+        grow(self.kernel, kept["growth"])
+        self.search.go_on(kept["search"])
 
     def so_far(self) -> Exploration:
         """Return what is covered up to now, as UNDECIDED."""

@@ -5,6 +5,7 @@ modelled code is a *violation* and is a value, never an exception (see `engine/v
 
     SmpmmuError
     +-- UsageError       the command or call names something that does not exist      (exit 2)
+    |   +-- CheckpointError   a file to go on from is damaged, or of something else   (exit 2)
     +-- ModelError       modelled code or a scenario breaks the rules of a model      (exit 4)
     +-- ScheduleError    a schedule file is truncated, edited or outdated             (exit 4)
     +-- InternalError    two of our own engines disagree                              (exit 70)
@@ -19,6 +20,10 @@ class SmpmmuError(Exception):
 
 class UsageError(SmpmmuError):
     """The command or call names something that does not exist."""
+
+
+class CheckpointError(UsageError):
+    """A checkpoint is damaged, of something else, or cannot be read or written."""
 
 
 class ModelError(SmpmmuError):
