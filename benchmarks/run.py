@@ -1,120 +1,110 @@
-"""The benchmark: `python benchmarks/run.py` explores the model `defer` side by side with peers.
+"""The benchmark: `python benchmarks/run.py` asks smpmmu and its peers the same questions.
 
 Every figure is of whole commands in this run: for smpmmu from the start of Python to the verdict,
 live runs included; for SPIN and the C search with translation and compilation. Ratios against a
 peer of the same run are what to quote; absolute seconds depend on the machine and its load. A
-peer that is not installed is skipped, and the table says so.
+peer that is not installed is skipped, and the table says so. `docs/benchmarks.md` explains the
+rows.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+import classics
 import click
-from peers import Figures, Skipped, measure, run_c, run_spin
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+import questions
+import spin
+from measuring import Figures, Skipped
+from tables import HEADS, DisagreementError, Page, add, caption, markdown, print_page
 
-HERE = Path(__file__).resolve().parent
-MAIN_SIZE = "6,2,1"
-SIZES = ("3,2,1", "4,2,1", "5,2,1", "4,2,2", MAIN_SIZE, "4,2,3")
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-
-def run_smpmmu(cpus: int, pages: int, iterations: int, variant: str) -> tuple[Figures, float]:
-    """Explore the model with smpmmu; also return its bytes per visited state."""
-    target = f"{HERE / 'defer_model.py'}:benchmark/{variant}.{cpus}.{pages}.{iterations}"
-    command = ["-m", "smpmmu", "explore", "--expected", "--format", "json", target]
-    done = measure([sys.executable, *command], HERE.parent)
-    said = json.loads(done.output)["results"][0]
-    figures = Figures(
-        "smpmmu",
-        said["states"],
-        said["transitions"],
-        said["depth"],
-        said["verdict"].lower(),
-        said["choices"],
-        seconds_total=done.seconds,
-        seconds_search=done.seconds,
-        cpu_seconds=done.cpu_seconds,
-        peak_bytes=done.peak_bytes,
-    )
-    return figures, said["bytes_per_state"]
+PARTS = ("defer", "variants", "kernel", "classics")
+SPIN = {"none": (), "few": spin.FEW, "all": spin.ALL}
 
 
-def compare(sizes: list[tuple[int, int, int]], runs: int, variant: str) -> Table:
-    """Run every tool at every size, in turn, and return the table of the fastest runs."""
-    table = Table(box=SIMPLE_HEAD, title=f"defer, {variant}: whole commands, best of {runs}")
-    for name in ("size", "tool", "states", "transitions", "depth", "verdict", "wall s", "cpu s",
-                 "peak MB", "states/s", "bytes/state", "wall / smpmmu"):  # fmt: skip
-        table.add_column(name, justify="left" if name in ("tool", "verdict") else "right")
-    for n, p, k in sizes:
-        best: dict[str, Figures] = {}
-        bytes_per_state = 0.0
-        for _ in range(runs):
-            ours, bytes_per_state = run_smpmmu(n, p, k, variant)
-            others = [
-                run_spin(n, p, k, variant, search="dfs"),  # type: ignore[arg-type]
-                run_spin(n, p, k, variant, search="dfs", safety=True),  # type: ignore[arg-type]
-                run_spin(n, p, k, variant, search="bfs"),  # type: ignore[arg-type]
-                run_c(n, p, k, variant),  # type: ignore[arg-type]
-            ]
-            for figures in (ours, *others):
-                if isinstance(figures, Skipped):
-                    table.add_row(f"{n},{p},{k}", figures.tool, str(figures))
-                    continue
-                known = best.get(figures.tool)
-                if known is None or figures.seconds_total < known.seconds_total:
-                    best[figures.tool] = figures
-        for figures in best.values():
-            _add(table, (n, p, k), figures, best["smpmmu"], bytes_per_state)
-        if variant == "locked" and len({(f.states, f.transitions) for f in best.values()}) > 1:
-            msg = f"the tools disagree on the counts at ({n},{p},{k})"
-            raise SystemExit(msg)
-    return table
+def asked(part: str, sizes: tuple[questions.Size, ...], *, slow: bool) -> list[questions.Question]:
+    """Return the questions of a part."""
+    if part == "defer":
+        return [questions.defer(size) for size in sizes]
+    if part == "variants":
+        return [questions.defer(questions.VARIANT_SIZE, each) for each in questions.VARIANTS]
+    return [each for each in questions.KERNEL if slow or not each.is_large]
 
 
-def _add(
-    table: Table, size: tuple[int, int, int], figures: Figures, ours: Figures, per_state: float
-) -> None:
-    seconds = figures.seconds_total
-    verdict = figures.verdict
-    if figures.trace_length is not None:
-        verdict += f" in {figures.trace_length}"
-    table.add_row(
-        ",".join(map(str, size)),
-        figures.tool,
-        f"{figures.states or 0:,}",
-        f"{figures.transitions or 0:,}",
-        str(figures.depth or ""),
-        verdict,
-        f"{seconds:.1f}",
-        f"{figures.cpu_seconds:.1f}",
-        f"{figures.peak_bytes / 1e6:.0f}",
-        f"{(figures.states or 0) / seconds:,.0f}",
-        f"{per_state:.0f}" if figures is ours else "",
-        f"{seconds / ours.seconds_total:.2f}",
-    )
+def best(
+    question: questions.Question, runs: int, configurations: tuple[spin.Configuration, ...],
+    *, limit: float, slow: bool,
+) -> list[Figures | Skipped]:  # fmt: skip
+    """Ask everybody `runs` times in turn; return the fastest answer of each."""
+    found: dict[str, Figures | Skipped] = {}
+    for _ in range(runs):
+        for said in questions.answers(question, configurations, limit=limit, slow=slow):
+            known = found.get(said.tool)
+            if isinstance(said, Figures) and isinstance(known, Figures):
+                said = min(said, known, key=lambda f: f.seconds_total)  # noqa: PLW2901
+            found[said.tool] = said
+    return list(found.values())
+
+
+def parsed(sizes: Iterable[str]) -> tuple[questions.Size, ...]:
+    """Return sizes given as N,P,K.
+
+    Raises:
+        BadParameter: one is not.
+    """
+    result = []
+    for text in sizes:
+        parts = text.split(",")
+        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+            msg = f"expected N,P,K, found {text!r}"
+            raise click.BadParameter(msg)
+        n, p, k = map(int, parts)
+        result.append((n, p, k))
+    return tuple(result)
 
 
 @click.command()
-@click.option("--size", "sizes", multiple=True, metavar="N,P,K", help="A size; may be repeated.")
-@click.option("--all", "everything", is_flag=True, help=f"All sizes: {'; '.join(SIZES)}.")
-@click.option("--variant", type=click.Choice(["locked", "late", "noack"]), default="locked")
-@click.option("--runs", type=click.IntRange(1), default=3, show_default=True)
-def main(*, sizes: tuple[str, ...], everything: bool, variant: str, runs: int) -> None:
-    """Compare smpmmu, SPIN and a hand-written C search on the model `defer`."""
-    chosen = SIZES if everything else sizes or ((MAIN_SIZE,) if variant == "locked" else ("4,2,1",))
-    parsed = []
-    for text in chosen:
-        parts = tuple(int(part) for part in text.split(","))
-        if len(parts) != 3:
-            msg = f"expected N,P,K, found {text!r}"
-            raise click.BadParameter(msg)
-        parsed.append(parts)
-    Console(width=150).print(compare(parsed, runs, variant))
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS),
+              help="Only this; may be repeated.")  # fmt: skip
+@click.option("--size", "sizes", multiple=True, metavar="N,P,K",
+              help="Sizes of defer; otherwise " + "; ".join("{},{},{}".format(*s)
+              for s in questions.SIZES[:-1]) + ".")  # fmt: skip
+@click.option("--all", "everything", is_flag=True,
+              help="All sizes, all ways of running SPIN, the kernel with five CPUs.")  # fmt: skip
+@click.option("--slow", is_flag=True, help="Checkers in Python at large sizes too.")
+@click.option("--spin", "with_spin", type=click.Choice(list(SPIN)), help="Ways of running SPIN.")
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True,
+              help="The fastest of so many counts.")  # fmt: skip
+@click.option("--limit", type=click.FloatRange(0), default=300, show_default=True,
+              help="Seconds after which a search is stopped; 0: never.")  # fmt: skip
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown.")
+def main(
+    *, parts: tuple[str, ...], sizes: tuple[str, ...], everything: bool, slow: bool,
+    with_spin: str | None, runs: int, limit: float, as_markdown: bool,
+) -> None:  # fmt: skip
+    """Compare smpmmu with SPIN, a C search and checkers written in Python."""
+    configurations = SPIN[with_spin or ("all" if everything else "few")]
+    wanted = parsed(sizes) or questions.SIZES[: None if everything else -1]
+    below = caption(" ".join(["python benchmarks/run.py", *sys.argv[1:]]))
+    for part in parts or PARTS:
+        if part == "classics":
+            page, title = classics.page(limit=limit), "Classic programs"
+        else:
+            page, title = Page(HEADS), f"{part}: whole commands, best of {runs}"
+            for question in asked(part, wanted, slow=slow or everything):
+                answers = best(question, runs, configurations, limit=limit, slow=slow)
+                try:
+                    add(page, question.title, answers)
+                except DisagreementError as error:
+                    raise click.ClickException(str(error)) from error
+        if as_markdown:
+            click.echo(markdown(page, title=title, below=below))
+        else:
+            print_page(page, title=title, below=below)
 
 
 if __name__ == "__main__":

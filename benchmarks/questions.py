@@ -1,0 +1,143 @@
+"""What is asked of every tool: models, sizes and variants, and who can answer.
+
+A question names a scenario file's variant for smpmmu, and a model with macros for SPIN. It must not
+know how tables look.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import spin
+from kernel_models import TWINS
+from measuring import Figures, Skipped, TooLongError, measure
+from peers import PYTHON_PEERS, figures, run_c, run_python
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).resolve().parent
+Size = tuple[int, int, int]
+
+SIZES: tuple[Size, ...] = ((3, 2, 1), (4, 2, 1), (5, 2, 1), (4, 2, 2), (6, 2, 1), (4, 2, 3))
+LARGE: tuple[Size, ...] = ((6, 2, 1), (4, 2, 3))
+"""Sizes that take a checker in Python minutes and gigabytes."""
+VARIANTS = ("late", "noack")
+VARIANT_SIZE: Size = (4, 2, 1)
+
+OURS = "smpmmu"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One model at one size.
+
+    Attributes:
+        title: what the table calls it.
+        target: what smpmmu explores.
+        model: the Promela model for SPIN.
+        defines: its macros.
+        defer: (cpus, pages, iterations, variant), where it is the benchmark model.
+    """
+
+    title: str
+    target: str
+    model: str
+    defines: tuple[str, ...]
+    defer: tuple[int, int, int, str] | None = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a checker in Python takes minutes."""
+        if self.defer is None:
+            return self.model == "reliant_flusher" and "N=5" in self.defines
+        return self.defer[:3] in LARGE or self.defer[3] == "noack"
+
+
+def defer(size: Size, variant: str = "locked") -> Question:
+    """Return the question about the benchmark model."""
+    n, p, k = size
+    macros = [f"N={n}", f"P={p}", f"K={k}"] + ([] if variant == "locked" else [variant.upper()])
+    return Question(
+        f"defer {variant} ({n},{p},{k})",
+        f"{HERE / 'defer_model.py'}:benchmark/{variant}.{n}.{p}.{k}",
+        "defer",
+        tuple(macros),
+        (n, p, k, variant),
+    )
+
+
+KERNEL = tuple(
+    Question(
+        each.name.replace(".", " ", 1).replace(".", ", "),
+        f"{HERE / 'kernel_models.py'}:twin/{each.name}",
+        each.scenario.name,
+        each.defines,
+    )
+    for each in TWINS
+)
+
+
+def answers(
+    question: Question,
+    configurations: tuple[spin.Configuration, ...],
+    *,
+    limit: float,
+    slow: bool,
+) -> Iterator[Figures | Skipped]:
+    """Ask everybody; with `slow` also checkers in Python that take minutes.
+
+    Raises:
+        PeerError: a tool failed.
+    """
+    yield from ours(question, limit=limit)
+    for configuration in configurations:
+        yield spin.run_spin(question.model, question.defines, configuration, limit=limit)
+    if question.defer is None:
+        return
+    n, p, k, variant = question.defer
+    yield run_c(n, p, k, variant, limit=limit)
+    for tool in PYTHON_PEERS:
+        if question.is_large and not slow:
+            yield Skipped(tool, "takes minutes (--slow)")
+        else:
+            yield run_python(tool, n, p, k, variant, limit=limit)
+
+
+def ours(question: Question, *, limit: float = 0) -> Iterator[Figures | Skipped]:
+    """Ask smpmmu in all its ways."""
+    for way in ways():
+        command = [sys.executable, "-m", "smpmmu", "explore", "--expected", "--format", "json"]
+        try:
+            done = measure([*command, *way.options, question.target], HERE.parent, limit)
+        except TooLongError as error:
+            yield Skipped(way.name, str(error))
+            continue
+        said = json.loads(done.output)["results"][0]
+        found = figures(way.name, [done], {**said, "trace_length": said["choices"]})
+        yield replace(found, same_counts=not way.reduces)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How smpmmu is asked: what rows are called, its options, and whether it reduces."""
+
+    name: str
+    options: tuple[str, ...] = ()
+    reduces: bool = False
+
+
+@functools.cache
+def ways() -> tuple[Way, ...]:
+    """Return how smpmmu is asked: as it comes, and with its reduction off if it has one."""
+    from smpmmu.cli.explore import explore
+
+    if any(parameter.name == "reduction" for parameter in explore.params):
+        plain = Way(f"{OURS} --no-reduction", ("--no-reduction",))
+        return (Way(OURS, reduces=True), plain)
+    return (Way(OURS),)
