@@ -21,12 +21,17 @@ from smpmmu.engine.steps import TAKEN, Step, Word, enabled, overflow, taken, upd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from smpmmu.engine.reading import Rows
     from smpmmu.engine.steps import Column, Mask
     from smpmmu.engine.system import System
 
     Tap = Callable[[int, Step, int, Rows], None]  # told: context, step, result, who took it
+
+
+NARROW = 12
+"""Bits of a word up to which what a step changes is looked up by its value."""
 
 
 @dataclass(slots=True)
@@ -73,7 +78,8 @@ class Kernel(Reader):
         automata = [known.get(id(c)) or Automaton(c, dropped) for c in system.contexts]
         super().__init__(system, automata, Layout(packed=packed))
         self._words: dict[str, Word] = {}
-        self._written: dict[str, Word] = {}
+        self._writable: dict[str, Word] = {}
+        self._tables_of_changes: dict[object, tuple[Column, Column, Mask]] = {}
         self.keys = Keys()
         self._start_words()
 
@@ -115,59 +121,57 @@ class Kernel(Reader):
     def _groups(
         self, block: Block, context: int, eligible: Mask | None
     ) -> Iterator[tuple[int, Rows]]:
+        """Yield the positions of a context, and which machines are at each."""
         resting = self.automata[context].resting
         rests = self.rests(block, context)
-        chosen = None if eligible is None else np.flatnonzero(eligible)
-        if rests is None:
-            yield resting[0], np.arange(len(block)) if chosen is None else chosen
+        if rests is None:  # all are at one position, as most interrupts are
+            step = self.automata[context].positions[resting[0]].step
+            if step is not None and step.wait is not None:
+                ready = self.ready(block, step)
+                eligible = ready if eligible is None else ready & eligible
+            yield (
+                resting[0],
+                np.arange(len(block)) if eligible is None else np.flatnonzero(eligible),
+            )
             return
-        narrow = rests.astype(np.uint16 if len(resting) <= 65_536 else np.uint32)
-        narrow = narrow if chosen is None else narrow[chosen]
+        chosen = None if eligible is None else np.flatnonzero(eligible)
+        narrow = rests.astype(_narrowest(len(resting)))
+        narrow = narrow if chosen is None else narrow.take(chosen)
         order = np.argsort(narrow, kind="stable")
         counts = np.bincount(narrow, minlength=len(resting))
         ends = np.cumsum(counts)
         for rest in np.flatnonzero(counts).tolist():
             rows = order[ends[rest] - counts[rest] : ends[rest]]
-            yield resting[rest], rows if chosen is None else chosen[rows]
+            yield resting[rest], rows if chosen is None else chosen.take(rows)
 
     def _act(
         self, block: Block, context: int, start: int, rows: Rows, tap: Tap | None
     ) -> Iterator[Emission]:
         """Take the action that begins at position `start` in all machines `rows`."""
         automaton = self.automata[context]
-        deltas: list[Column | int] = [0] * self.layout.lanes
-        fps: Column | None = None
-        stack: list[tuple[int, Rows, Column | None, list[Column | int], int]] = [
-            (start, rows, fps, deltas, 0)
-        ]
+        stack = [(start, 0, _Moved(rows, 0, [0] * self.layout.lanes, {}))]
         while stack:
-            index, rows, fps, deltas, length = stack.pop()
+            index, length, moved = stack.pop()
             step = automaton.positions[index].step
             assert step is not None
             automaton.check_length(length)
             if step.word is None:
-                branches: Iterator[_Branch] = iter([_Branch(0, rows, fps, deltas)])
+                outcomes: Iterator[tuple[int, _Moved]] = iter([(0, moved)])
             else:
-                branches = self._apply(block, step, step.word, rows, fps, deltas)
-            for branch in branches:
+                outcomes = self._apply(block, step, step.word, moved)
+            for result, outcome in outcomes:
                 if tap is not None:
-                    tap(context, step, branch.result, branch.rows)
-                after = self.follow(automaton, index, branch.result)
+                    tap(context, step, result, outcome.rows)
+                after = self.follow(automaton, index, result)
                 if automaton.positions[after].mid:
-                    stack.append((after, branch.rows, branch.fps, branch.deltas, length + 1))
+                    stack.append((after, length + 1, outcome))
                 else:
-                    yield self._emit(block, context, start, after, branch)
+                    yield self._emit(block, context, start, after, outcome)
 
     def _apply(
-        self,
-        block: Block,
-        step: Step,
-        word: Word,
-        rows: Rows,
-        fps: Column | None,
-        deltas: list[Column | int],
-    ) -> Iterator[_Branch]:
-        """Apply one step to `rows`; yield the outcomes, one for each distinct result."""
+        self, block: Block, step: Step, word: Word, moved: _Moved
+    ) -> Iterator[tuple[int, _Moved]]:
+        """Apply one step; yield the distinct results, and the machines that have each."""
         field = self.layout.fields.get(word.name)
         if field is None:
             if step.writes:
@@ -177,77 +181,107 @@ class Kernel(Reader):
             result = word.initial & step.returns
             if step.when is not None and taken(step, word.initial):
                 result |= TAKEN
-            yield _Branch(result, rows, fps, deltas)
+            yield result, moved
             return
-        values = _read(block, field, rows, deltas)
+        values = moved.read(block, field)
         if step.wait is not None:
-            able = enabled(step, values)
-            if not able.all():
-                rows, values = rows[able], values[able]
-                if not rows.size:
-                    return
-        if fps is None:
-            fps = block.fps.take(rows)
+            able = np.flatnonzero(enabled(step, values))
+            if not able.size:
+                return
+            if able.size < values.size:
+                moved, values = moved.part(able), values.take(able)
         if step.when is None:
-            yield from self._outcomes(step, word, field, rows, fps, deltas, values, 0)
+            yield from self._outcomes(step, field, moved, values, 0)
             return
         takes = taken(step, values)
         for flag in (False, True):
             part = np.flatnonzero(takes == flag)
             if part.size:
-                picked = _pick(deltas, part)
-                parts = (rows[part], fps[part], picked, values[part])
-                yield from self._outcomes(step, word, field, *parts, TAKEN if flag else None)
+                picked, mark = moved.part(part), TAKEN if flag else None
+                yield from self._outcomes(step, field, picked, values.take(part), mark)
 
     def _outcomes(
-        self,
-        step: Step,
-        word: Word,
-        field: Field,
-        rows: Rows,
-        fps: Column,
-        deltas: list[Column | int],
-        values: Column,
-        mark: int | None,
-    ) -> Iterator[_Branch]:
-        """Write where the step is taken (`mark` is not None), and split by what was read."""
-        if mark is not None and step.writes:
-            new = updated(step, values)
-            if step.add:
-                wrong = np.flatnonzero(new > word.mask)
-                if wrong.size:
-                    raise overflow(step, int(values[wrong[0]]))
-            fps = fps ^ self.keys.word(word, values) ^ self.keys.word(word, new)
-            deltas = deltas.copy()
-            deltas[field.lane] = deltas[field.lane] ^ ((values ^ new) << field.shift)
+        self, step: Step, field: Field, moved: _Moved, values: Column, mark: int | None
+    ) -> Iterator[tuple[int, _Moved]]:
+        """Split by what was read, and write where the step is taken (`mark` is not None)."""
+        writes = mark is not None and step.writes
         if not step.returns:
-            yield _Branch(mark or 0, rows, fps, deltas)
+            yield mark or 0, self._written(step, field, moved, values) if writes else moved
             return
-        keys = values & step.returns
-        first = int(keys[0])
-        if (keys == first).all():
-            yield _Branch(first | (mark or 0), rows, fps, deltas)
-            return
-        for key in _distinct(keys):
-            part = np.flatnonzero(keys == key)
-            yield _Branch(key | (mark or 0), rows[part], fps[part], _pick(deltas, part))
+        results = values & step.returns
+        first = int(results[0])
+        same = bool((results == first).all())
+        for result in [first] if same else _distinct(results):
+            part, read = moved, values
+            if not same:
+                at = np.flatnonzero(results == result)
+                part, read = moved.part(at), values.take(at)
+            if writes:
+                part = self._written(step, field, part, read)
+            yield result | (mark or 0), part
 
-    def _emit(
-        self, block: Block, context: int, start: int, after: int, branch: _Branch
-    ) -> Emission:
+    def _written(self, step: Step, field: Field, moved: _Moved, values: Column) -> _Moved:
+        """Return what is moved after a step has written where its word has `values`."""
+        first = int(values[0])
+        if (values == first).all():
+            change, keys = self.change(step, field, first)
+        else:
+            change, keys = self._changes(step, field, values)
+        deltas = moved.deltas.copy()
+        deltas[field.lane] = deltas[field.lane] ^ change
+        return _Moved(moved.rows, moved.keys ^ keys, deltas, moved.bases)
+
+    def change(self, step: Step, field: Field, value: int) -> tuple[Any, Any]:
+        """Return what writing to a word of `value` changes in its lane and in the fingerprint.
+
+        Raises:
+            ModelError: the sum does not fit the word.
+        """
+        assert step.word is not None
+        new = updated(step, value)
+        if new > step.word.mask:
+            raise overflow(step, value)
+        keys = self.keys.one(step.word, value) ^ self.keys.one(step.word, new)
+        return (value ^ new) << field.shift, keys
+
+    def _changes(self, step: Step, field: Field, values: Column) -> tuple[Column, Column]:
+        """Return the same for a column of values."""
+        word = step.word
+        assert word is not None
+        if word.width > NARROW:
+            new = updated(step, values)
+            _check_fit(step, values, new > word.mask)
+            keys = self.keys.word(word, values) ^ self.keys.word(word, new)
+            return (values ^ new) << field.shift, keys
+        which = (word.name, step.and_mask, step.xor_mask, step.add, field.shift)
+        tables = self._tables_of_changes.get(which)
+        if tables is None:
+            every = np.arange(1 << word.width, dtype=np.uint64)
+            new = updated(step, every)
+            wrong = new > word.mask
+            new[wrong] = 0
+            keys = self.keys.word(word, every) ^ self.keys.word(word, new)
+            tables = self._tables_of_changes[which] = ((every ^ new) << field.shift, keys, wrong)
+        at = values.view(np.int64)
+        if step.add:
+            _check_fit(step, values, tables[2].take(at))
+        return tables[0].take(at), tables[1].take(at)
+
+    def _emit(self, block: Block, context: int, start: int, after: int, moved: _Moved) -> Emission:
         automaton = self.automata[context]
         before, rest = automaton.positions[start].rest, automaton.positions[after].rest
-        deltas = branch.deltas
-        fps = block.fps.take(branch.rows) if branch.fps is None else branch.fps
+        deltas, keys = moved.deltas, moved.keys
         if before != rest:
             field = self.place(context)
             if field is None or max(rest, before) > field.mask:
                 raise self.grown()
-            fps = fps ^ np.uint64(self.keys.move(context, before, rest))
+            keys = keys ^ self.keys.move(context, before, rest)
             deltas = deltas.copy()
             deltas[field.lane] = deltas[field.lane] ^ ((before ^ rest) << field.shift)
+        fps = block.fps.take(moved.rows)
+        fps ^= keys
         progress = automaton.progress(start, after)
-        return Emission(context, start, after, branch.rows, fps, deltas, progress)
+        return Emission(context, start, after, moved.rows, fps, deltas, progress)
 
     def follow(self, automaton: Automaton, index: int, result: int) -> int:
         """Return where `result` leads from position `index`, compiling it if it is new."""
@@ -263,7 +297,7 @@ class Kernel(Reader):
             if len(automaton.resting) > 1:
                 bits = max(2, (len(automaton.resting) - 1).bit_length() + 1 & ~1)
                 self.layout.want(place_name(number), bits, 0)
-        for word in self._written.values():
+        for word in self._writable.values():
             self.layout.want(word.name, word.width, word.initial)
         return Grown()
 
@@ -274,7 +308,7 @@ class Kernel(Reader):
         if step is not None and step.word is not None:
             self._know(step.word)
             if step.writes:
-                self._written[step.word.name] = step.word
+                self._writable[step.word.name] = step.word
 
     def _know(self, word: Word) -> None:
         known = self._words.setdefault(word.name, word)
@@ -284,22 +318,49 @@ class Kernel(Reader):
 
 
 @dataclass(slots=True)
-class _Branch:
-    result: int
+class _Moved:
+    """Machines of a block in the middle of an action.
+
+    Attributes:
+        rows: which machines.
+        keys: what to exclusive-or into their fingerprints, a column or an int.
+        deltas: the same for each lane.
+        bases: the lanes as they were, of these rows, as far as they were read.
+    """
+
     rows: Rows
-    fps: Column | None
+    keys: Column | int
     deltas: list[Column | int]
+    bases: dict[int, Column]
+
+    def read(self, block: Block, field: Field) -> Column:
+        """Return the present values of a field."""
+        values = self.bases.get(field.lane)
+        if values is None:
+            values = self.bases[field.lane] = block.lanes[field.lane].take(self.rows)
+        delta = self.deltas[field.lane]
+        if not isinstance(delta, int) or delta:
+            values = values ^ delta
+        values = values >> np.uint64(field.shift)
+        values &= np.uint64(field.mask)
+        return values
+
+    def part(self, rows: Rows) -> _Moved:
+        """Return some of the machines."""
+        keys = self.keys if isinstance(self.keys, int) else self.keys.take(rows)
+        deltas = [d if isinstance(d, int) else d.take(rows) for d in self.deltas]
+        return _Moved(self.rows.take(rows), keys, deltas, {})
 
 
-def _read(block: Block, field: Field, rows: Rows, deltas: list[Column | int]) -> Column:
-    values: Column = block.lanes[field.lane].take(rows)
-    delta = deltas[field.lane]
-    if not isinstance(delta, int) or delta:
-        values ^= delta
-    if field.shift:
-        values >>= np.uint64(field.shift)
-    values &= np.uint64(field.mask)
-    return values
+def _check_fit(step: Step, values: Column, wrong: Mask) -> None:
+    """Raise for the first of the `values` whose sum does not fit the word."""
+    if wrong.any():
+        raise overflow(step, int(values[wrong][0]))
+
+
+def _narrowest(count: int) -> type[np.unsignedinteger[Any]]:
+    """Return the type for numbers below `count`; the narrower, the faster they are sorted."""
+    return np.uint8 if count <= 1 << 8 else np.uint16 if count <= 1 << 16 else np.uint32
 
 
 def _distinct(keys: Column) -> list[int]:
@@ -307,7 +368,3 @@ def _distinct(keys: Column) -> list[int]:
     if keys.size > 1_000 and int(keys.max()) < 4_096:
         return np.flatnonzero(np.bincount(keys.view(np.int64))).tolist()
     return [int(key) for key in np.unique(keys)]
-
-
-def _pick(deltas: list[Column | int], part: Rows) -> list[Column | int]:
-    return [d if isinstance(d, int) else d[part] for d in deltas]

@@ -194,8 +194,7 @@ class Cheapest:
             chosen = np.flatnonzero(which)
             if chosen.size:
                 parents = rows[successors.rows[chosen]]
-                lanes = part.lanes.take(parents, axis=1)
-                lanes ^= successors.deltas[:, chosen]
+                lanes = successors.made(block.lanes, chosen)
                 each = Part(
                     lanes,
                     successors.fps[chosen],
@@ -274,7 +273,6 @@ def states_along(kernel: Kernel, choices: Sequence[int]) -> list[Block]:
             except Grown:
                 before = kernel.layout.grow()
                 blocks = [Block(kernel.layout.repack(before, b.lanes), b.fps) for b in blocks]
-        (at,) = np.flatnonzero(moves.contexts == choice)
-        delta = moves.deltas[:, at : at + 1]
-        blocks.append(Block(blocks[-1].lanes ^ delta, moves.fps[at : at + 1]))
+        at = np.flatnonzero(moves.contexts == choice)
+        blocks.append(Block(moves.made(blocks[-1].lanes, at), moves.fps.take(at)))
     return blocks

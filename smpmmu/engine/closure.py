@@ -41,8 +41,7 @@ def certify(kernel: Kernel, states: list[Frontier]) -> None:
     for begin in range(0, fps.size, ROWS):
         block = Block(lanes[:, begin : begin + ROWS], fps[begin : begin + ROWS])
         found = gathered(kernel, block)
-        successors = block.lanes.take(found.rows, axis=1)
-        successors ^= found.deltas
+        successors = found.made(block.lanes)
         at = np.searchsorted(known_fps, found.fps)
         at[at == known_fps.size] = 0
         if (known[:, at] != successors).any():

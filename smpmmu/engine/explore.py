@@ -260,8 +260,7 @@ class Search:
     ) -> None:
         """Build the new states, judge them, and put them on the next frontier."""
         rows = successors.rows[chosen]
-        lanes = block.lanes.take(rows, axis=1)
-        lanes ^= successors.deltas[:, chosen]
+        lanes = successors.made(block.lanes, chosen)
         ids = np.arange(self.states, self.states + chosen.size)
         self._parents.append(_narrow(self._frontier.ids[begin:][rows]))
         self._agents.append(successors.contexts[chosen])

@@ -117,15 +117,21 @@ class Reader:
                     rest &= rests == 0
                 pending = self.automata[number].positions[0].step
                 assert pending is not None
-                rest &= ~self._wait(block, pending)
+                rest &= ~self.ready(block, pending)
         return rest
 
-    def _wait(self, block: Block, step: Step) -> Mask:
-        assert step.word is not None
-        values = self.word(block, step.word)
-        if isinstance(values, int):
-            return np.full(len(block), enabled(step, values))
-        return enabled(step, values)
+    def ready(self, block: Block, step: Step) -> Mask:
+        """Return (states,) bool: what `step` waits for is so; it is compared where it lies."""
+        word, wait = step.word, step.wait
+        assert word is not None
+        assert wait is not None
+        field = self.layout.fields.get(word.name)
+        if field is None:
+            return np.full(len(block), enabled(step, word.initial))
+        values = block.lanes[field.lane] & (wait.mask << field.shift)
+        wanted = wait.value << field.shift
+        ready: Mask = values == wanted if wait.equal else values != wanted
+        return ready
 
     def eligible(self, block: Block) -> list[Mask | None]:
         """Return, per context, the machines in which its vCPU lets it run; None means all."""

@@ -168,7 +168,7 @@ class Herd:
         """Take the chosen ones among all successors; return who met which bug."""
         chosen = np.flatnonzero(moves.contexts == contexts[moves.rows])
         rows = moves.rows[chosen]
-        self.block.lanes[:, rows] ^= moves.deltas[:, chosen]
+        self.block.lanes[:, rows] = moves.made(self.block.lanes, chosen)
         self.block.fps[rows] = moves.fps[chosen]
         bugs = []
         for bug, begin, end in moves.bugs:

@@ -41,7 +41,8 @@ class Successors:
         contexts: (successors,) uint8, who moved.
         progress: (successors,) bool, the move can never be undone by later moves of its context.
         fps: (successors,) uint64 fingerprints.
-        deltas: (lanes, successors) uint64, what to exclusive-or into the parents' lanes.
+        changes: what to exclusive-or into the parents' lanes, (lanes, successors) uint64, or for
+            each of some parts where it begins and, per lane, a column or an int.
         bugs: (property, begin, end) of successors in which a program met a bug.
     """
 
@@ -49,11 +50,35 @@ class Successors:
     contexts: NDArray[np.uint8]
     progress: Mask
     fps: Column
-    deltas: Lanes
+    changes: Lanes | list[tuple[int, list[Column | int]]]
     bugs: list[tuple[str, int, int]]
 
     def __len__(self) -> int:
         return int(self.fps.shape[0])
+
+    def made(self, lanes: Lanes, chosen: Rows | None = None) -> Lanes:
+        """Return some successors, rising (None: all), of the machines `lanes`; (lanes, n)."""
+        if chosen is None:
+            chosen = np.arange(len(self))
+        made = lanes.take(self.rows.take(chosen), axis=1)
+        if not isinstance(self.changes, list):
+            made ^= self.changes.take(chosen, axis=1)
+            return made
+        begins = [begin for begin, _ in self.changes]
+        cuts = [*np.searchsorted(chosen, begins).tolist(), chosen.shape[0]]
+        for number, (begin, deltas) in enumerate(self.changes):
+            low, high = cuts[number], cuts[number + 1]
+            if low == high:
+                continue
+            within: Rows | None = None
+            for lane, delta in enumerate(deltas):
+                if not isinstance(delta, int):
+                    if within is None:
+                        within = chosen[low:high] - begin
+                    made[lane, low:high] ^= delta.take(within)
+                elif delta:
+                    made[lane, low:high] ^= delta
+        return made
 
 
 class Expander:
@@ -80,12 +105,11 @@ def gathered(kernel: Kernel, block: Block) -> Successors:
     emissions = list(kernel.expand(block))
     sizes = [e.rows.shape[0] for e in emissions]
     bounds = np.cumsum([0, *sizes]).tolist()
-    deltas = np.empty((block.lanes.shape[0], bounds[-1]), dtype=np.uint64)
+    changes = []
     bugs = []
     for number, emission in enumerate(emissions):
         low, high = bounds[number : number + 2]
-        for lane, delta in enumerate(emission.deltas):
-            deltas[lane, low:high] = delta
+        changes.append((low, emission.deltas))
         bug = kernel.automata[emission.context].positions[emission.after].bug
         if bug:
             bugs.append((bug, low, high))
@@ -94,7 +118,7 @@ def gathered(kernel: Kernel, block: Block) -> Successors:
         np.repeat(np.array([e.context for e in emissions], dtype=np.uint8), sizes),
         np.repeat(np.array([e.progress for e in emissions], dtype=np.bool_), sizes),
         np.concatenate([e.fps for e in emissions] or [np.zeros(0, dtype=np.uint64)]),
-        deltas,
+        changes,
         bugs,
     )
 

@@ -120,7 +120,7 @@ class Fingerprints:
         bits = PARTS.bit_length() - 1
         self._tables = [_Table(int(size * GROWTH ** (n / PARTS)), 32 - bits) for n in range(PARTS)]
         for table, low, high in self._divided(known, 0):
-            table.add(known[low:high], np.zeros(high - low, dtype=np.bool_))
+            table.fill(known[low:high])
 
 
 class _Table:
@@ -158,20 +158,64 @@ class _Table:
 
     def _grow(self, slots: int) -> None:
         old, self.slots = self.slots, _zeros(slots)
-        for begin in range(0, old.shape[0], AT_ONCE):
-            part = old[begin : begin + AT_ONCE]
-            known = np.sort(part[part != 0])
-            self._insert(known, np.empty(known.shape[0], dtype=np.bool_))
+        # A slot is empty, since a table grows before it is full. What lies before the first one may
+        # have come round the end; from there on, what lies between two empty ones belongs there.
+        first = begin = int((old == 0).argmax())
+        free = 0
+        while begin < old.shape[0]:
+            end = begin + AT_ONCE
+            while end < old.shape[0] and old[end]:
+                end += 1
+            part = old[begin:end]
+            free = self._put(np.sort(part[part != 0]), free)
+            begin = end
+        left = np.sort(old[:first])
+        self._insert(left, np.empty(first, dtype=np.bool_))
+
+    def fill(self, fps: Column) -> None:
+        """Put rising fingerprints into an empty table."""
+        slots, free = self.short_of(fps.shape[0]), 0
+        if slots:
+            self.slots = _zeros(slots)
+        self.count = fps.shape[0]
+        for begin in range(0, fps.shape[0], AT_ONCE):
+            free = self._put(fps[begin : begin + AT_ONCE], free)
+
+    def _put(self, fps: Column, free: int) -> int:
+        """Put rising fingerprints where `_insert` would, in a table that is empty from `free` on.
+
+        Each goes into its slot, or behind the one before it. Return what is empty after that.
+        """
+        count, size = fps.shape[0], self.slots.shape[0]
+        if not count:
+            return free
+        at = np.arange(count)
+        slots = self._slots_of(fps)
+        slots -= at
+        slots[0] = max(slots.item(0), free)
+        np.maximum.accumulate(slots, out=slots)
+        slots += at
+        fit = count
+        if slots[-1] >= size:
+            fit = int(np.searchsorted(slots, size))
+        self.slots[slots[:fit]] = fps[:fit]
+        if fit < count:
+            self._insert(fps[fit:], np.empty(count - fit, dtype=np.bool_))
+        after: int = min(slots.item(-1) + 1, size)
+        return after
+
+    def _slots_of(self, fps: Column) -> NDArray[np.int64]:
+        slots = fps >> self._shift
+        slots &= np.uint64(0xFFFF_FFFF)
+        slots *= np.uint64(self.slots.shape[0])
+        slots >>= HALF
+        return slots.view(np.int64)
 
     def _insert(self, fps: Column, new: Mask) -> None:
         """Set `new` where one of rising `fps` was not there."""
         table = self.slots
         size = table.shape[0]
-        slots = fps >> self._shift
-        slots &= np.uint64(0xFFFF_FFFF)
-        slots *= np.uint64(size)
-        slots >>= HALF
-        slots = slots.view(np.int64)
+        slots = self._slots_of(fps)
         which = np.arange(fps.shape[0])
         while which.shape[0] > ONE_BY_ONE:
             found = table.take(slots)
