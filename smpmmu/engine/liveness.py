@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 PEEL_AT = 1 << 18
 """Stuck states gathered before those that have a way out are looked for and forgotten."""
 
-BITS = 22
-"""Of a fingerprint, enough to tell at a glance that it is not among some states."""
+BITS = 24
+"""Of a fingerprint, enough to tell most states apart."""
 
 
 @dataclass(slots=True)
@@ -111,15 +111,11 @@ class Stuck:
         states, sources = np.concatenate(self.states), np.concatenate(self.sources)
         targets, obligatory = np.concatenate(self.targets), np.concatenate(self.obligatory)
         saved = np.zeros(states.size, dtype=np.bool_)
-        near = np.zeros(1 << BITS, dtype=np.bool_)
-        near[_glance(states)] = True
-        near[_glance(frontier)] = True
-        saved[sources[~near[_glance(targets)]]] = True
-        open_ = np.flatnonzero(~saved[sources])
-        at = _index_in(states, targets[open_])
-        out = at < 0
-        out[out] = _index_in(frontier, targets[open_][out]) < 0
-        saved[sources[open_][out]] = True
+        at = _index_in(np.concatenate([states, frontier]), targets)
+        saved[sources[at < 0]] = True
+        open_ = np.flatnonzero(at >= 0)
+        at = at[open_]
+        at[at >= states.size] = -1
         _spread(saved, sources[open_], at)
         kept = ~saved[sources]
         renumbered = np.cumsum(~saved) - 1
@@ -135,10 +131,6 @@ _NONE: Column = np.zeros(0, dtype=np.uint64)
 _NO_IDS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
-def _glance(fps: Column) -> NDArray[np.int64]:
-    return (fps >> np.uint64(64 - BITS)).view(np.int64)
-
-
 def _spread(marked: Mask, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
     """Mark, backwards along the moves, every source that leads to a marked target (-1: none)."""
     inside = np.flatnonzero(targets >= 0)
@@ -151,12 +143,24 @@ def _spread(marked: Mask, sources: NDArray[np.int64], targets: NDArray[np.int64]
 
 
 def _index_in(among: Column, fps: Column) -> NDArray[np.int64]:
-    """Return the index in `among` of every fingerprint, or -1."""
+    """Return the index in `among`, distinct, of every fingerprint, or -1."""
     if not among.size:
         return np.full(fps.size, -1, dtype=np.int64)
-    order = np.argsort(among, kind="stable")
-    at = np.searchsorted(among, fps, sorter=order)
-    at[at == among.size] = 0
-    found: NDArray[np.int64] = order[at]
-    found[among[found] != fps] = -1
+    bits = min(BITS, among.size.bit_length() + 2)
+    last = np.full(1 << bits, -1, dtype=np.int32)  # of those that begin with the same bits
+    glance = (among >> np.uint64(64 - bits)).view(np.int64)
+    last[glance] = np.arange(among.size, dtype=np.int32)
+    alone = last.take(glance) == np.arange(among.size)
+    glance = (fps >> np.uint64(64 - bits)).view(np.int64)
+    found: NDArray[np.int64] = last.take(glance).astype(np.int64)
+    other = np.flatnonzero((found >= 0) & (among.take(found) != fps))
+    rest = np.flatnonzero(~alone)
+    found[other] = -1
+    if rest.size and other.size:
+        rest = rest[np.argsort(among.take(rest), kind="stable")]
+        ordered, wanted = among.take(rest), fps.take(other)
+        near = np.searchsorted(ordered, wanted)
+        near[near == rest.size] = 0
+        same = ordered.take(near) == wanted
+        found[other[same]] = rest.take(near[same])
     return found

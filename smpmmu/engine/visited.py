@@ -166,8 +166,8 @@ class _Table:
             end = begin + AT_ONCE
             while end < old.shape[0] and old[end]:
                 end += 1
-            part = old[begin:end]
-            free = self._put(np.sort(part[part != 0]), free)
+            part = np.sort(old[begin:end])
+            free = self._put(part[np.searchsorted(part, 1) :], free)
             begin = end
         left = np.sort(old[:first])
         self._insert(left, np.empty(first, dtype=np.bool_))
