@@ -25,7 +25,7 @@ from smpmmu.targets import Target, catalogue, find
 if TYPE_CHECKING:
     from smpmmu.engine.strategies.plan import Plan
 
-STRATEGIES = ("uniform", "pct:2", "pct:3", "pos", "surw")
+STRATEGIES = ("uniform", "pct:2", "pct:3", "pos", "surw", "paced")
 APART = 10**9
 FIRST_WAVE = 16
 LONGEST = 20_000

@@ -63,7 +63,9 @@ def between(users: Users) -> str:
     return f"{NAME}/one"
 
 
-@pytest.mark.parametrize("strategy", ["uniform", "pct", "pct:2", "pos", "surw", "portfolio"])
+@pytest.mark.parametrize(
+    "strategy", ["uniform", "pct", "pct:2", "pos", "surw", "paced", "portfolio"]
+)
 def test_the_seed_that_stress_names_fails_in_replay(
     between: str, strategy: str, shell: Shell
 ) -> None:
@@ -98,7 +100,7 @@ def test_a_portfolio_says_what_each_strategy_found(between: str, shell: Shell) -
                  "--format", "json")  # fmt: skip
     found = json.loads(done.out)
     by = found["failing_by_strategy"]
-    assert list(by) == ["uniform", "pct:2", "pct:3", "pos", "surw"]
+    assert list(by) == ["uniform", "pct:2", "pct:3", "pos", "surw", "paced"]
     assert sum(by.values()) == found["failing"]
     # A share of a portfolio is what the strategy does with those seeds alone.
     alone = json.loads(shell("stress", between, "--seeds", "0:500", "--format", "json").out)
@@ -180,7 +182,7 @@ def test_strategies_keep_seeds_side_by_side(between: str, shell: Shell, tmp_path
         shell("stress", between, "--seeds", "0:40", "--strategy", strategy, "--keep", file)
     kept = Kept.read(tmp_path / "failing").seeds
     assert {"surw", "pct:2", "pos"} <= {seed.strategy for seed in kept} < {
-        "uniform", "pct:2", "pct:3", "pos", "surw", ""
+        "uniform", "pct:2", "pct:3", "pos", "surw", "paced", ""
     }  # fmt: skip
     assert len(kept) == len(set(kept))
     done = shell("stress", between, "--seeds", "0:1", "--keep", file)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N",
               help="Run this seed of a variant; with --then, go on by it.")  # fmt: skip
 @click.option("--strategy", metavar="NAME[:DEPTH]",
-              help="What the seed is of: uniform, pct, pos, surw, portfolio.")  # fmt: skip
+              help="What the seed is of: uniform, pct, pos, surw, paced, portfolio.")  # fmt: skip
 @click.option("--then", metavar="STRATEGY",
               help="The file is a prefix: go on from its end by this strategy.")  # fmt: skip
 @click.option("--cpus", type=click.IntRange(1), metavar="N",

@@ -17,7 +17,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N",
               help="Show the run of this seed.")  # fmt: skip
 @click.option("--strategy", metavar="NAME[:DEPTH]",
-              help="What the seed is of: uniform, pct, pos, surw, portfolio.")  # fmt: skip
+              help="What the seed is of: uniform, pct, pos, surw, paced, portfolio.")  # fmt: skip
 @click.option("--html", type=FILE, metavar="OUT", help="Write a page for a browser.")
 @click.option("--perfetto", type=FILE, metavar="OUT",
               help="Write a trace for ui.perfetto.dev or chrome://tracing.")  # fmt: skip

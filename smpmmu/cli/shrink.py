@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.argument("what", metavar="FILE | NAME/VARIANT")
 @click.option("--seed", type=click.IntRange(0, (1 << 64) - 1), metavar="N",
               help="Shrink what this seed of the variant meets.")  # fmt: skip
-@click.option("--strategy", metavar="STRATEGY", help="Of the seed: uniform, pct:DEPTH, pos, surw.")
+@click.option(
+    "--strategy", metavar="STRATEGY", help="Of the seed: uniform, pct:DEPTH, pos, surw, paced."
+)
 @click.option("--max-nodes", type=click.IntRange(1), metavar="N",
               help="Look at so many states for the proof that nothing is smaller.")  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",

@@ -17,7 +17,7 @@ from smpmmu.cli.printing import STATUSES, Stopwatch, out
 @click.option("--seeds", default="0:1000", show_default=True, metavar="A:B",
               callback=lambda _c, _p, v: _seeds(v), help="Seeds A up to B - 1.")  # fmt: skip
 @click.option("--strategy", default="uniform", show_default=True, metavar="NAME[:DEPTH]",
-              help="uniform, pct[:DEPTH], pos, surw, or portfolio: all in turn.")  # fmt: skip
+              help="uniform, pct[:DEPTH], pos, surw, paced; portfolio: all in turn.")  # fmt: skip
 @click.option("--cpus", type=click.IntRange(1), metavar="N",
               help="With N vCPUs, where scenarios take them: NAME/VARIANT+Ncpus.")  # fmt: skip
 @click.option("--keep", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",

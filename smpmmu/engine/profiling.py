@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smpmmu.engine.batch import Kernel
+from smpmmu.engine.program import Role
 from smpmmu.engine.strategies import named
 from smpmmu.engine.strategies.chooser import Chooser, Profile, Strategy
 from smpmmu.engine.strategies.plan import Plan
@@ -34,6 +35,7 @@ class Counting(Chooser):
     Attributes:
         accesses: (words, contexts), how often in all runs.
         written: (words,), the word may have been written.
+        actions: (contexts,), taken in all runs.
     """
 
     def __init__(self, streams: Column, contexts: int) -> None:
@@ -41,6 +43,7 @@ class Counting(Chooser):
         super().__init__(streams)
         self.accesses = np.zeros((0, contexts), dtype=np.int64)
         self.written = np.zeros(0, dtype=np.bool_)
+        self.actions = np.zeros(contexts, dtype=np.int64)
         self.numbers: WordNumbers | None = None
 
     def pick(self, action: int, pending: Pending) -> NDArray[np.intp]:
@@ -48,6 +51,7 @@ class Counting(Chooser):
         chosen = super().pick(action, pending)
         going = np.flatnonzero(pending.able.any(axis=0))
         who = chosen[going]
+        self.actions += np.bincount(who, minlength=self.actions.size)
         words, writes = pending.words[who, going], pending.writes[who, going]
         self.numbers = pending.numbers
         more = len(self.numbers) - self.written.size
@@ -89,7 +93,9 @@ def profile(kernel: Kernel) -> Profile:
             mean = -(-chooser.accesses[number] // RUNS)
             if np.count_nonzero(mean) > 1:
                 words.append((name, tuple(mean.tolist())))
-    return Profile(int(herd.lengths.max()), tuple(words))
+    actions = np.maximum(-(-chooser.actions // RUNS), 1)
+    handlers = tuple(context.role is Role.IRQ for context in kernel.system.contexts)
+    return Profile(int(herd.lengths.max()), tuple(words), tuple(actions.tolist()), handlers)
 
 
 def plan_of_seed(system: System, strategy: str, seed: int) -> Plan:

@@ -121,7 +121,25 @@ class Surw(_Named):
         return chosen
 
 
-STRATEGIES = {"uniform": Uniform, "pct:3": Pct3, "pos": Pos, "surw": Surw}
+class Paced(_Named):
+    """By the mean number of actions of each; in half of the runs interrupts come first."""
+
+    name = "paced"
+
+    def decide(self, action: int, able: list[int], pending: list[Access]) -> int:
+        if below(number(self.own, 0), 2):
+            able = [n for n in able if self.profile.handlers[n]] or able
+        ticket = below(
+            number(self.own, action + 1), sum(self.profile.actions[context] for context in able)
+        )
+        for context in able:
+            ticket -= self.profile.actions[context]
+            if ticket < 0:
+                return context
+        raise AssertionError
+
+
+STRATEGIES = {"uniform": Uniform, "pct:3": Pct3, "pos": Pos, "surw": Surw, "paced": Paced}
 
 
 def accesses(machine: Machine) -> list[Access]:

@@ -15,7 +15,7 @@ from smpmmu.engine.errors import UsageError
 from smpmmu.engine.live import in_trio, random_run
 from smpmmu.engine.local import call
 from smpmmu.engine.profiling import plan_of_seed, planned, profile
-from smpmmu.engine.program import Context
+from smpmmu.engine.program import Context, Role
 from smpmmu.engine.routines import bug_on
 from smpmmu.engine.run import Ending
 from smpmmu.engine.steps import Word, fetch_add, load, store
@@ -135,16 +135,19 @@ FROZEN: dict[str, dict[str, tuple[str, str]]] = {
         "pct:3": ("111110000022222", "100000222221111"),
         "pos": ("011022222000111", "211122220000011"),
         "surw": ("002220001111122", "111200222112000"),
+        "paced": ("120200100211122", "121002010011222"),
     },
     "interrupt": {
         "pct:3": ("0000002111", "02111"),
         "pos": ("000020111", "21110"),
         "surw": ("0020000111", "21110"),
+        "paced": ("000200111", "02111"),
     },
     "no_update_lost": {
         "pct:3": ("01", "01"),
         "pos": ("01", "10"),
         "surw": ("01", "10"),
+        "paced": ("01", "10"),
     },
 }
 
@@ -194,6 +197,36 @@ IN_BETWEEN = System(
     )
 )
 """A bug of depth 2: one load after the first store to X and before its last."""
+
+
+def test_paced_lets_a_short_program_wait_for_a_long_one() -> None:
+    """One store beside 20: each time it goes with probability 1/21, not 1/2."""
+    kernel = Kernel(first_writes(20))
+    runs = 2_000
+    (paced,) = stress(kernel, range(runs), plan=plan(kernel, "paced"))
+    late = sum(written(run).index("0") >= 10 for run in paced) / runs
+    assert abs(late - (20 / 21) ** 10) < 0.04  # 3.7 standard deviations
+    (uniform,) = stress(kernel, range(runs))
+    assert sum(written(run).index("0") >= 10 for run in uniform) < 0.01 * runs
+
+
+def test_paced_takes_interrupts_at_once_in_half_of_the_runs() -> None:
+    whole = NAMED["interrupt"]
+    kernel = Kernel(whole)
+    (handler,) = [n for n, c in enumerate(whole.contexts) if c.role is Role.IRQ]
+    (runs,) = stress(kernel, range(400), plan=plan(kernel, "paced"))
+    prompt = 0
+    for run in runs:
+        machine = Machine(whole)
+        for cpu in dict.fromkeys(c.cpu for c in whole.contexts):
+            machine.power_on(cpu)
+        passed = False
+        for chosen in run.choices:
+            passed |= chosen != handler and handler in machine.runnable()
+            machine.cpus[whole.contexts[chosen].cpu].act(chosen, machine)
+        machine.close()
+        prompt += not passed
+    assert 0.5 * 400 < prompt < 0.9 * 400  # a run that is not prompt may look so by chance
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -248,17 +281,30 @@ def test_a_profile_counts_what_is_shared() -> None:
         main(0, load(X), store(X, 1), load(only_read), store(own, 1), load(Y)),
         main(1, load(X), load(only_read), store(Y, 1)),
     )
-    assert profile(Kernel(whole)) == Profile(8, (("x", (2, 1)), ("y", (1, 1))))
+    assert profile(Kernel(whole)) == Profile(
+        8, (("x", (2, 1)), ("y", (1, 1))), actions=(5, 3), handlers=(False, False)
+    )
+
+
+def test_a_profile_counts_actions_and_knows_interrupts() -> None:
+    """A program that never moves counts as one action, so that it may."""
+    whole = NAMED["interrupt"]
+    known = profile(Kernel(whole))
+    assert len(known.actions) == len(whole.contexts)
+    assert min(known.actions) >= 1
+    assert known.handlers == tuple(context.role is Role.IRQ for context in whole.contexts)
+    assert any(known.handlers)
 
 
 # Names, and how a portfolio deals.
 
 
 def test_names_of_strategies() -> None:
-    assert [s.name for s in named("portfolio")] == ["uniform", "pct:2", "pct:3", "pos", "surw"]
-    assert [s.name for n in ("uniform", "pct", "pct:7", "pos", "surw") for s in named(n)] == [
-        "uniform", "pct:3", "pct:7", "pos", "surw",
+    assert [s.name for s in named("portfolio")] == [
+        "uniform", "pct:2", "pct:3", "pos", "surw", "paced",
     ]  # fmt: skip
+    assert [s.name for n in ("uniform", "pct", "pct:7", "pos", "surw", "paced") for s in named(n)
+            ] == ["uniform", "pct:3", "pct:7", "pos", "surw", "paced"]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", "pct:", "pct:0", "pct:65", "pct:x", "pct:-1", "POS", "pos:2",
@@ -278,6 +324,6 @@ def test_a_portfolio_deals_seeds_by_their_remainder(seeds: range) -> None:
 
 def test_a_seed_of_a_portfolio_is_one_of_its_strategy() -> None:
     whole = NAMED["lost_update"]
-    for seed in range(5):
+    for seed in range(6):
         made = plan_of_seed(whole, "portfolio", seed)
         assert made.strategy.name == named("portfolio")[seed].name

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from smpmmu.engine.errors import UsageError
 from smpmmu.engine.strategies.chooser import UNIFORM, Chooser, Profile, Strategy
+from smpmmu.engine.strategies.paced import Paced
 from smpmmu.engine.strategies.pct import Pct
 from smpmmu.engine.strategies.pos import Pos
 from smpmmu.engine.strategies.surw import Surw
@@ -18,9 +19,9 @@ from smpmmu.engine.strategies.surw import Surw
 __all__ = ["NAMES", "PORTFOLIO", "UNIFORM", "Chooser", "Profile", "Strategy", "dealt", "named"]
 
 PORTFOLIO = "portfolio"
-IN_PORTFOLIO = ("uniform", "pct:2", "pct:3", "pos", "surw")
+IN_PORTFOLIO = ("uniform", "pct:2", "pct:3", "pos", "surw", "paced")
 """Seeds are dealt among these in turn, so that a seed still decides everything."""
-NAMES = ("uniform", "pct[:DEPTH]", "pos", "surw", PORTFOLIO)
+NAMES = ("uniform", "pct[:DEPTH]", "pos", "surw", "paced", PORTFOLIO)
 DEEPEST = 64
 
 
@@ -35,9 +36,10 @@ def named(text: str) -> tuple[Strategy, ...]:
     name, colon, depth = text.partition(":")
     if name == "pct" and (not colon or (depth.isdecimal() and 1 <= int(depth[:4]) <= DEEPEST)):
         return (Pct(int(depth)) if depth else Pct(),)
-    simple: dict[str, Strategy] = {"uniform": UNIFORM, "pos": Pos(), "surw": Surw()}
-    if text in simple:
-        return (simple[text],)
+    simple: tuple[Strategy, ...] = (UNIFORM, Pos(), Surw(), Paced())
+    for each in simple:
+        if text == each.name:
+            return (each,)
     msg = f"no strategy is called {text!r}; there are: {', '.join(NAMES)}, DEPTH 1 to {DEEPEST}"
     raise UsageError(msg)
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from smpmmu.engine.numbers import mix64_column, named_stream, number_column, pick_column
+from smpmmu.engine.numbers import (
+    mix64_column,
+    named_stream,
+    number_column,
+    pick_column,
+    scaled,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,10 +37,14 @@ class Profile:
         longest: actions of the longest one.
         words: words accessed by several contexts and written by one, by name; and how often each
             context accessed them in a run, the mean rounded up.
+        actions: how many actions each context took in a run, the mean rounded up, at least 1.
+        handlers: which contexts are interrupts.
     """
 
     longest: int
     words: tuple[tuple[str, tuple[int, ...]], ...] = field(default=())
+    actions: tuple[int, ...] = ()
+    handlers: tuple[bool, ...] = ()
 
 
 class Strategy(Protocol):
@@ -86,6 +96,17 @@ def uniformly(streams: Column, index: int, able: Mask) -> NDArray[np.intp]:
     picked = pick_column(streams, index, count).view(np.int64)
     chosen: NDArray[np.intp] = (able.cumsum(axis=0) > picked).argmax(axis=0)
     return chosen
+
+
+NOBODY = -1
+
+
+def drawn(streams: Column, index: int, weights: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Draw a context in each run, weights being (contexts, runs); NOBODY where all are 0."""
+    total = weights.sum(axis=0).astype(np.uint64)
+    picked = scaled(number_column(streams, index), total).view(np.int64)
+    first = (weights.cumsum(axis=0) > picked).argmax(axis=0)
+    return np.where(total > 0, first, NOBODY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smpmmu.engine.numbers import mix64_column, named_stream, number_column, scaled
-from smpmmu.engine.strategies.chooser import Prioritised, needed
+from smpmmu.engine.strategies.chooser import Prioritised, drawn, needed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from smpmmu.engine.pending import Pending
     from smpmmu.engine.steps import Column, Mask
     from smpmmu.engine.strategies.chooser import Profile
-
-NOBODY = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Selective(Prioritised):
         self.left = counts[self.which].T.copy()
         self.next_stream = number_column(aside, 1)
         self.again_stream = number_column(aside, 2)
-        self.intended = self._drawn(self.next_stream, 0, self.left)
+        self.intended = drawn(self.next_stream, 0, self.left)
 
     def pick(self, action: int, pending: Pending) -> NDArray[np.intp]:
         """Let the highest priority go that is not an interesting event of somebody else."""
@@ -74,7 +72,7 @@ class Selective(Prioritised):
         if stopped.size:
             able = pending.able[:, stopped]
             weights = np.where(able, np.maximum(self.left[:, stopped], 1), 0)
-            self.intended[stopped] = self._drawn(self.again_stream[stopped], action, weights)
+            self.intended[stopped] = drawn(self.again_stream[stopped], action, weights)
             free[:, stopped] = able & (everyone == self.intended[stopped])
         chosen = self.highest(free)
         runs = np.arange(chosen.size)
@@ -88,14 +86,7 @@ class Selective(Prioritised):
         """Count an interesting event in `runs`, and draw who takes the next."""
         who = chosen[runs]
         self.left[who, runs] = np.maximum(self.left[who, runs] - 1, 0)
-        self.intended[runs] = self._drawn(self.next_stream[runs], action + 1, self.left[:, runs])
-
-    def _drawn(self, streams: Column, index: int, weights: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Draw a context by weight in each run; NOBODY where all weights are 0."""
-        total = weights.sum(axis=0).astype(np.uint64)
-        picked = scaled(number_column(streams, index), total).view(np.int64)
-        drawn = (weights.cumsum(axis=0) > picked).argmax(axis=0)
-        return np.where(total > 0, drawn, NOBODY)
+        self.intended[runs] = drawn(self.next_stream[runs], action + 1, self.left[:, runs])
 
     def keep(self, runs: Mask) -> None:
         """Go on with some of the runs only."""
