@@ -93,6 +93,7 @@ class Progress:
         """Show nothing yet."""
         self.last: tuple[str, Exploration] | None = None
         self._began = time.monotonic()
+        self._first: Any = None  # what was covered then
         self._shown: Any = None
         self._task: Any = None
 
@@ -112,23 +113,30 @@ class Progress:
     def watch(self) -> Watch:
         """What to call with the coverage so far."""
 
-        def look(name: str, so_far: Exploration) -> None:
-            if self.last is None or self.last[0] != name:
-                self._began = time.monotonic()
-            self.last = (name, so_far)
-            seconds = time.monotonic() - self._began
-            text = f"{name}: depth {so_far.depth}, {so_far.states:,} states, "
-            self._show(text + f"{so_far.states / max(seconds, 1):,.0f} states/s")
+        def look(name: str, found: Exploration) -> None:
+            before = self.last
+            if before is None or before[0] != name or found.states < before[1].states:
+                self._began, self._first = time.monotonic(), found
+            self.last = (name, found)
+            if self._visible:
+                from smpmmu.report.progress import so_far
+
+                seconds, first = time.monotonic() - self._began, self._first
+                text = so_far(found, seconds, first.states, first.expanded)
+                self._show(f"{name}: {text}")
 
         return look
 
     def count(self, done: int, of: int) -> None:
         """Tell how many variants have been answered."""
-        self._show(f"{done} of {of} variants")
+        if self._visible:
+            self._show(f"{done} of {of} variants")
+
+    @property
+    def _visible(self) -> bool:
+        return time.monotonic() - self._began > 1 and sys.stderr.isatty()
 
     def _show(self, text: str) -> None:
-        if time.monotonic() - self._began <= 1 or not sys.stderr.isatty():
-            return
         if self._shown is None:
             from rich.console import Console
             from rich.progress import Progress, SpinnerColumn, TextColumn

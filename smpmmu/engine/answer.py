@@ -128,6 +128,7 @@ class Answer:
             search.exact,
             search.nbytes,
             search.peak_nbytes,
+            search.expanded,
         )
 
 

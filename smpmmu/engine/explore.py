@@ -146,6 +146,12 @@ class Search:
         """Bytes of what is kept per visited state, the frontier and exact copies apart."""
         return self._visited.nbytes + self._stuck.nbytes + self._ways_nbytes
 
+    @property
+    def expanded(self) -> int:
+        """How many states have all their successors found."""
+        here = self.levels[self._depth] if self._depth < len(self.levels) else 0
+        return sum(self.levels[: self._depth]) + min(self._row, here)
+
     def depths(self) -> Iterator[int]:
         """Search depth by depth, yielding the depth as it begins and after every block of it.
 

@@ -75,6 +75,7 @@ class Exploration:
         exact: duplicates were compared whole; otherwise see `collision_bound`.
         nbytes: bytes of the visited set and the parents.
         peak_nbytes: the most that the search's own arrays took, the frontier included.
+        expanded: states whose successors are all known, while it goes on.
     """
 
     verdict: Verdict
@@ -88,6 +89,7 @@ class Exploration:
     exact: bool = True
     nbytes: int = 0
     peak_nbytes: int = 0
+    expanded: int = 0
 
     @property
     def collision_bound(self) -> float:
