@@ -7,15 +7,16 @@ choice with the batch kernel. `check` is async; `explore` is the same from synch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.answer import Answer
+from smpmmu.engine.answer import REDUCE_FROM, Answer
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.live import Stray, breathe, in_trio, random_run, replay
 from smpmmu.engine.live_search import search_live
 from smpmmu.engine.program import Role
+from smpmmu.engine.reduction import REDUCTIONS
 from smpmmu.engine.run import Ending, Run
 from smpmmu.engine.strategies.plan import PLAIN, Plan
 from smpmmu.engine.stress import SeededRun, stress
@@ -75,6 +76,8 @@ async def check(
     watch: Watch | None = None,
     after: Kernel | None = None,
     keeper: Keeper | None = None,
+    reductions: Collection[str] = REDUCTIONS,
+    reduce_from: int = REDUCE_FROM,
 ) -> Answered:
     """Explore `system` and confirm the answer live.
 
@@ -88,6 +91,8 @@ async def check(
         again: the same with more hardware, which is explored as well if `system` holds.
         watch: is called now and then with what is covered so far.
         after: a kernel whose automata of the same contexts are used.
+        reductions: what large spaces are reduced by.
+        reduce_from: states up to which a space is explored plainly.
         keeper: keeps the exploration in a file, and goes on from what lies there.
 
     Raises:
@@ -111,7 +116,15 @@ async def check(
     if keeper is not None and keeper.first is not None and again is not None:
         exploration, backed = keeper.first
     else:
-        question = Answer(system, budget, every=every, dropped=dropped, after=after)
+        question = Answer(
+            system,
+            budget,
+            every=every,
+            dropped=dropped,
+            after=after,
+            reductions=reductions,
+            reduce_from=reduce_from,
+        )
         await _work(question, watch, keeper)
         exploration = question.result or question.so_far()
         after = question.kernel
@@ -135,6 +148,8 @@ async def check(
             watch=watch,
             after=after,
             keeper=keeper,
+            reductions=reductions,
+            reduce_from=reduce_from,
         )
     return Answered(exploration, (), backed, again=second)
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smpmmu.checking import LIVE_RUNS, check
+from smpmmu.engine.answer import REDUCE_FROM
 from smpmmu.engine.errors import UsageError
 from smpmmu.engine.live import in_trio
 from smpmmu.engine.race import critical_race
+from smpmmu.engine.reduction import REDUCTIONS
 from smpmmu.engine.verdict import Verdict
 from smpmmu.report.rows import Row, row
 from smpmmu.report.telling import defined, tell
@@ -35,7 +37,12 @@ Watch = Callable[[str, "Exploration"], None]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One variant to explore, and how; with `races` the critical race of what is found, too."""
+    """One variant to explore, and how; with `races` the critical race of what is found, too.
+
+    Attributes:
+        reductions: what large spaces are reduced by.
+        reduce_from: states up to which a space is explored plainly.
+    """
 
     target: str
     budget: Budget
@@ -44,6 +51,8 @@ class Job:
     live_runs: int = LIVE_RUNS
     races: bool = True
     located: bool = False
+    reductions: tuple[str, ...] = REDUCTIONS
+    reduce_from: int = REDUCE_FROM
 
 
 async def do(job: Job, watch: Watch | None = None, keeper: Keeper | None = None) -> Row:
@@ -78,6 +87,8 @@ async def do_target(
         again=evicted,
         watch=look,
         keeper=keeper,
+        reductions=job.reductions,
+        reduce_from=job.reduce_from,
     )
     again = answered.again
     if keeper is not None:

@@ -52,7 +52,7 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
 @pytest.fixture(scope="session")
 def catalogue() -> dict[str, dict[str, Any]]:
     """Return what `explore all --format json` says of every variant, by scenario/variant."""
-    done = spawn("explore", "all", "--format", "json", "--live-runs", "5")
+    done = spawn("explore", "all", "--format", "json", "--live-runs", "5", "--no-reduction")
     assert done.status == 0, done.err
     results = json.loads(done.out)["results"]
     return {f"{r['scenario']}/{r['variant']}": r for r in results}

@@ -50,6 +50,12 @@ if TYPE_CHECKING:
 @click.option("--jobs", type=click.IntRange(1), metavar="N",
               help="Variants explored at once, in processes of their own; without it all "
               "processors where there are many variants.")  # fmt: skip
+@click.option("--no-reduction", is_flag=True,
+              help="Store every state of large spaces, too.")  # fmt: skip
+@click.option("--without", multiple=True, type=click.Choice(["partial-order", "dead-words"]),
+              help="One kind of reduction to do without; may be repeated.")  # fmt: skip
+@click.option("--reduce-from", type=click.IntRange(0), metavar="N",
+              help="States up to which every state is stored: 65,536.")  # fmt: skip
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Keep the exploration of one variant in FILE, and go on from what lies there.",
               )  # fmt: skip
@@ -59,6 +65,7 @@ def explore(
     targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
     engine: str, live_runs: int | None, max_states: int | None, max_seconds: float | None,
     max_memory: int | None, cpus: int | None, cells: bool, pae: bool, jobs: int | None,
+    no_reduction: bool, without: tuple[str, ...], reduce_from: int | None,
     checkpoint: Path | None, checkpoint_every: float | None,
 ) -> NoReturn:  # fmt: skip
     """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
@@ -69,6 +76,8 @@ def explore(
     expected, with --expected).
     """
     from smpmmu.checking import LIVE_RUNS
+    from smpmmu.engine.answer import REDUCE_FROM
+    from smpmmu.engine.reduction import REDUCTIONS
     from smpmmu.engine.verdict import Budget
     from smpmmu.scenarios.theorem import CELLS, PAE_CELLS
     from smpmmu.targets import catalogue, find, one, scaled
@@ -96,7 +105,12 @@ def explore(
     chosen = scaled(chosen, cpus)
     races = not overview  # a table has no room for them
     located = form == "sarif"
-    work = [Job(t.name, budget, every, engine, live_runs, races, located) for t in chosen]
+    left = [k for k in REDUCTIONS if not no_reduction and k.replace(" ", "-") not in without]
+    begin = REDUCE_FROM if reduce_from is None else reduce_from
+    work = [
+        Job(t.name, budget, every, engine, live_runs, races, located, tuple(left), begin)
+        for t in chosen
+    ]
     keeper = _keeper(checkpoint, checkpoint_every, work)
     rows: list[Row] = []
 

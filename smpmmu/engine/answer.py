@@ -13,15 +13,20 @@ from smpmmu.engine.batch import Kernel
 from smpmmu.engine.closure import certify
 from smpmmu.engine.explore import Search
 from smpmmu.engine.growth import Differs, grow, growth, identity
+from smpmmu.engine.passes import Passes
 from smpmmu.engine.shortest import fewest_switches
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from smpmmu.engine.explore import Found
     from smpmmu.engine.system import System
+
+
+REDUCE_FROM = 1 << 16
+"""States up to which a space is explored plainly, though it could be reduced."""
 
 
 class Answer:
@@ -36,24 +41,59 @@ class Answer:
         packed: bool = True,
         dropped: frozenset[str] = frozenset(),
         after: Kernel | None = None,
+        reductions: Collection[str] = (),
+        reduce_from: int = REDUCE_FROM,
     ) -> None:
         """Ask whether `system` holds; with `every` for all its violated properties.
 
         What a kernel `after` which this question comes has compiled of the same contexts is used.
+        A space of more than `reduce_from` states is searched anew with `reductions`; if that finds
+        a violation, the plain search goes on, so that what is reported is a shortest schedule.
         """
         self.system = system
         self.budget = budget or Budget()
         self.every = every
         self.kernel = Kernel(system, packed=packed, dropped=dropped, after=after)
         self._how = {"every": every, "packed": packed, "dropped": sorted(dropped)}
+        self._how |= {"reductions": sorted(reductions), "reduce_from": reduce_from}
+        self._reductions = reductions
+        self._reduce_from = reduce_from
+        self._passes: Passes | None = None
         self._started = time.monotonic()
-        self.search = Search(self.kernel, self.budget, every=every, started=self._started)
+        self._plain = Search(self.kernel, self.budget, every=every, started=self._started)
+        self.search = self._plain
         self.result: Exploration | None = None
 
     def work(self) -> Iterator[int]:
         """Answer the question, yielding the depth reached after every block."""
-        yield from self.search.depths()
+        plain = self.search.depths()
+        if self._passes is None:
+            for depth in plain:
+                yield depth
+                if self._reductions and not self.search.found and self._large():
+                    self._passes = self._reduce()
+                    break
+        if self._passes is not None:
+            for depth in self._passes.depths():
+                self.search = self._passes.search
+                yield depth
+                if self.search.found:
+                    break
+            self.search = self._passes.search
+            if self.search.found:
+                self.search = self._plain
+                self.kernel.meet_all()
+                yield from plain
         self.result = self._conclude()
+
+    def _large(self) -> bool:
+        return self.search.states > self._reduce_from and not self.search.stopped
+
+    def _reduce(self, **how: int) -> Passes:
+        kinds, seen = self._reductions, self._plain.reached
+        return Passes(
+            self.kernel, self.budget, kinds, seen, every=self.every, started=self._started, **how
+        )
 
     def kept(self) -> dict[str, Any]:
         """Return all that another question needs to go on from here, between two blocks."""
@@ -61,7 +101,8 @@ class Answer:
             "system": identity(self.system),
             "how": self._how,
             "growth": growth(self.kernel),
-            "search": self.search.kept(),
+            "search": self._plain.kept(),
+            "passes": None if self._passes is None else self._passes.kept(),
         }
 
     def go_on(self, kept: dict[str, Any]) -> None:
@@ -77,7 +118,10 @@ class Answer:
             msg = "it has other contexts, words or properties"
             raise Differs(msg)
         grow(self.kernel, kept["growth"])
-        self.search.go_on(kept["search"])
+        self._plain.go_on(kept["search"])
+        if kept["passes"] is not None:
+            self._passes = self._reduce(walks=0)
+            self._passes.go_on(kept["passes"])
 
     def so_far(self) -> Exploration:
         """Return what is covered up to now, as UNDECIDED."""
@@ -88,6 +132,10 @@ class Answer:
         chosen = self._chosen(search.found)
         if chosen:
             examples = tuple(self._example(found) for found in chosen)
+            return self._summary(Verdict.VIOLATED, examples, search.stopped)
+        if search.stopped and self._passes is not None and self._passes.search.found:
+            found = self._chosen(self._passes.search.found)
+            examples = tuple(self._some_example(each) for each in found)
             return self._summary(Verdict.VIOLATED, examples, search.stopped)
         if search.stopped:
             return self._summary(Verdict.UNDECIDED, (), search.stopped)
@@ -112,6 +160,14 @@ class Answer:
         cut = bool(self.search.stopped) and found.name in (NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE)
         return Counterexample(found.name, names, switches, fewest, shortest=not cut)
 
+    def _some_example(self, found: Found) -> Counterexample:
+        """Return the way to what the reduced search found, where no shortest could be."""
+        assert self._passes is not None
+        choices = self._passes.search.choices_to(int(found.ids[0]))
+        names = tuple(self.system.contexts[c].name for c in choices)
+        switches = sum(a != b for a, b in itertools.pairwise(names))
+        return Counterexample(found.name, names, switches, fewest_switches=False, shortest=False)
+
     def _summary(
         self, verdict: Verdict, violations: tuple[Counterexample, ...] = (), reason: str = ""
     ) -> Exploration:
@@ -129,13 +185,17 @@ class Answer:
             search.nbytes,
             search.peak_nbytes,
             search.expanded,
+            () if search is self._plain else tuple(sorted(self._reductions)),
         )
 
 
 def answer(system: System, budget: Budget | None = None, *, every: bool = False,
-           packed: bool = True, dropped: frozenset[str] = frozenset()) -> Exploration:  # fmt: skip
+           packed: bool = True, dropped: frozenset[str] = frozenset(),
+           reductions: Collection[str] = (), reduce_from: int = REDUCE_FROM,
+) -> Exploration:  # fmt: skip
     """Explore on the batch kernel alone and return the result."""
-    question = Answer(system, budget, every=every, packed=packed, dropped=dropped)
+    question = Answer(system, budget, every=every, packed=packed, dropped=dropped,
+                      reductions=reductions, reduce_from=reduce_from)  # fmt: skip
     for _ in question.work():
         pass
     assert question.result is not None

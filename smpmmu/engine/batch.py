@@ -8,7 +8,7 @@ of stress. It must not know about frontiers, seeds or verdicts.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class Emission:
     Attributes:
         context: number of the context that moved.
         before: the automaton position it moved from.
+        via: positions between, of actions taken along with it.
         after: the automaton position it moved to.
         rows: (successors,) which machine of the block each comes from.
         fps: (successors,) uint64 fingerprints.
@@ -55,6 +56,20 @@ class Emission:
     fps: Column
     deltas: list[Column | int]
     progress: bool
+    via: tuple[int, ...] = ()
+
+
+LONGEST_CHAIN = 1_024
+"""Steps of one context that are taken at once, where it may go on."""
+
+
+class GoesOn(Protocol):
+    """Decides which machines go on with their context's next action at once."""
+
+    def split(
+        self, block: Block, context: int, after: int, moved: Moved
+    ) -> tuple[Moved | None, Moved | None]:
+        """Return those that go on from the position `after`, and those that rest there."""
 
 
 class Kernel(Reader):
@@ -81,9 +96,10 @@ class Kernel(Reader):
         self._writable: dict[str, Word] = {}
         self._tables_of_changes: dict[object, tuple[Column, Column, Mask]] = {}
         self.keys = Keys()
-        self._start_words()
+        self.meet_all()
 
-    def _start_words(self) -> None:
+    def meet_all(self) -> None:
+        """Take note of every word, also of steps that another kernel has compiled."""
         for automaton in self.automata:
             for position in automaton.positions:
                 self._meet(position.step)
@@ -111,12 +127,17 @@ class Kernel(Reader):
             yield from self.fire(block, number, eligible)
 
     def fire(
-        self, block: Block, context: int, eligible: Mask | None, tap: Tap | None = None
+        self,
+        block: Block,
+        context: int,
+        eligible: Mask | None,
+        tap: Tap | None = None,
+        goes_on: GoesOn | None = None,
     ) -> Iterator[Emission]:
         """Yield the successors by `context` of the machines that are `eligible` (None: all)."""
         for index, rows in self._groups(block, context, eligible):
             if rows.size and self.automata[context].positions[index].step is not None:
-                yield from self._act(block, context, index, rows, tap)
+                yield from self._act(block, context, index, rows, tap, goes_on)
 
     def _groups(
         self, block: Block, context: int, eligible: Mask | None
@@ -145,18 +166,25 @@ class Kernel(Reader):
             yield resting[rest], rows if chosen is None else chosen.take(rows)
 
     def _act(
-        self, block: Block, context: int, start: int, rows: Rows, tap: Tap | None
+        self,
+        block: Block,
+        context: int,
+        start: int,
+        rows: Rows,
+        tap: Tap | None,
+        goes_on: GoesOn | None,
     ) -> Iterator[Emission]:
         """Take the action that begins at position `start` in all machines `rows`."""
         automaton = self.automata[context]
-        stack = [(start, 0, _Moved(rows, 0, [0] * self.layout.lanes, {}))]
+        nothing: tuple[int, ...] = ()
+        stack = [(start, nothing, 0, Moved(rows, 0, [0] * self.layout.lanes, {}))]
         while stack:
-            index, length, moved = stack.pop()
+            index, via, length, moved = stack.pop()
             step = automaton.positions[index].step
             assert step is not None
             automaton.check_length(length)
             if step.word is None:
-                outcomes: Iterator[tuple[int, _Moved]] = iter([(0, moved)])
+                outcomes: Iterator[tuple[int, Moved]] = iter([(0, moved)])
             else:
                 outcomes = self._apply(block, step, step.word, moved)
             for result, outcome in outcomes:
@@ -164,13 +192,19 @@ class Kernel(Reader):
                     tap(context, step, result, outcome.rows)
                 after = self.follow(automaton, index, result)
                 if automaton.positions[after].mid:
-                    stack.append((after, length + 1, outcome))
-                else:
-                    yield self._emit(block, context, start, after, outcome)
+                    stack.append((after, via, length + 1, outcome))
+                    continue
+                rests: Moved | None = outcome
+                if goes_on is not None and length < LONGEST_CHAIN:
+                    more, rests = goes_on.split(block, context, after, outcome)
+                    if more is not None:
+                        stack.append((after, (*via, after), length + 1, more))
+                if rests is not None:
+                    yield self._emit(block, context, start, after, rests, via)
 
     def _apply(
-        self, block: Block, step: Step, word: Word, moved: _Moved
-    ) -> Iterator[tuple[int, _Moved]]:
+        self, block: Block, step: Step, word: Word, moved: Moved
+    ) -> Iterator[tuple[int, Moved]]:
         """Apply one step; yield the distinct results, and the machines that have each."""
         field = self.layout.fields.get(word.name)
         if field is None:
@@ -201,8 +235,8 @@ class Kernel(Reader):
                 yield from self._outcomes(step, field, picked, values.take(part), mark)
 
     def _outcomes(
-        self, step: Step, field: Field, moved: _Moved, values: Column, mark: int | None
-    ) -> Iterator[tuple[int, _Moved]]:
+        self, step: Step, field: Field, moved: Moved, values: Column, mark: int | None
+    ) -> Iterator[tuple[int, Moved]]:
         """Split by what was read, and write where the step is taken (`mark` is not None)."""
         writes = mark is not None and step.writes
         if not step.returns:
@@ -220,7 +254,7 @@ class Kernel(Reader):
                 part = self._written(step, field, part, read)
             yield result | (mark or 0), part
 
-    def _written(self, step: Step, field: Field, moved: _Moved, values: Column) -> _Moved:
+    def _written(self, step: Step, field: Field, moved: Moved, values: Column) -> Moved:
         """Return what is moved after a step has written where its word has `values`."""
         first = int(values[0])
         if (values == first).all():
@@ -229,7 +263,7 @@ class Kernel(Reader):
             change, keys = self._changes(step, field, values)
         deltas = moved.deltas.copy()
         deltas[field.lane] = deltas[field.lane] ^ change
-        return _Moved(moved.rows, moved.keys ^ keys, deltas, moved.bases)
+        return Moved(moved.rows, moved.keys ^ keys, deltas, moved.bases)
 
     def change(self, step: Step, field: Field, value: int) -> tuple[Any, Any]:
         """Return what writing to a word of `value` changes in its lane and in the fingerprint.
@@ -267,7 +301,15 @@ class Kernel(Reader):
             _check_fit(step, values, tables[2].take(at))
         return tables[0].take(at), tables[1].take(at)
 
-    def _emit(self, block: Block, context: int, start: int, after: int, moved: _Moved) -> Emission:
+    def _emit(
+        self,
+        block: Block,
+        context: int,
+        start: int,
+        after: int,
+        moved: Moved,
+        via: tuple[int, ...],
+    ) -> Emission:
         automaton = self.automata[context]
         before, rest = automaton.positions[start].rest, automaton.positions[after].rest
         deltas, keys = moved.deltas, moved.keys
@@ -281,7 +323,7 @@ class Kernel(Reader):
         fps = block.fps.take(moved.rows)
         fps ^= keys
         progress = automaton.progress(start, after)
-        return Emission(context, start, after, moved.rows, fps, deltas, progress)
+        return Emission(context, start, after, moved.rows, fps, deltas, progress, via)
 
     def follow(self, automaton: Automaton, index: int, result: int) -> int:
         """Return where `result` leads from position `index`, compiling it if it is new."""
@@ -310,6 +352,10 @@ class Kernel(Reader):
             if step.writes:
                 self._writable[step.word.name] = step.word
 
+    def known(self, name: str) -> Word:
+        """Return a word that some step accesses, by name."""
+        return self._words[name]
+
     def _know(self, word: Word) -> None:
         known = self._words.setdefault(word.name, word)
         if known != word:
@@ -318,7 +364,7 @@ class Kernel(Reader):
 
 
 @dataclass(slots=True)
-class _Moved:
+class Moved:
     """Machines of a block in the middle of an action.
 
     Attributes:
@@ -345,11 +391,11 @@ class _Moved:
         values &= np.uint64(field.mask)
         return values
 
-    def part(self, rows: Rows) -> _Moved:
+    def part(self, rows: Rows) -> Moved:
         """Return some of the machines."""
         keys = self.keys if isinstance(self.keys, int) else self.keys.take(rows)
         deltas = [d if isinstance(d, int) else d.take(rows) for d in self.deltas]
-        return _Moved(self.rows.take(rows), keys, deltas, {})
+        return Moved(self.rows.take(rows), keys, deltas, {})
 
 
 def _check_fit(step: Step, values: Column, wrong: Mask) -> None:

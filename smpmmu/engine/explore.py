@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from smpmmu.engine.batch import Kernel
     from smpmmu.engine.layout import Lanes
+    from smpmmu.engine.reduction import Reduction
     from smpmmu.engine.steps import Column
     from smpmmu.engine.verdict import Budget
 
@@ -102,8 +103,12 @@ class Search:
         every: bool = False,
         keep_edges: bool = False,
         started: float | None = None,
+        reduction: Reduction | None = None,
     ) -> None:
-        """Search what `kernel` can reach; with `every` go on after a violation."""
+        """Search what `kernel` can reach, or what a `reduction` leaves of it.
+
+        With `every` go on after a violation.
+        """
         self.kernel = kernel
         self.budget = budget
         self.every = every
@@ -112,13 +117,13 @@ class Search:
         self.transitions = 0
         self.levels: list[int] = [1]
         self.stopped = ""
-        self.exact = True
+        self.exact = reduction is None
         self.peak_nbytes = 0
         self.edges: list[tuple[Ids, NDArray[np.uint8], Column]] | None = []
         self.edges_from: list[int] = []
         self.level_fps: list[Column] = []
         self._keep_edges = keep_edges
-        self._expander = Expander(kernel)
+        self._expander = Expander(kernel, reduction)
         self._judge = Judge(kernel)
         self._visited = Fingerprints()
         self._parents: list[Ids] = []
@@ -184,7 +189,7 @@ class Search:
         """Look at the first state."""
         self._visited.add(self._frontier.fps)
         self.level_fps.append(self._frontier.fps)
-        self.whole = [replace(self._frontier)]
+        self.whole = [replace(self._frontier)] if self.exact else []
         first = Block(self._frontier.lanes, self._frontier.fps)
         broken = self._judge.look(first)
         broken += [(bug, np.zeros(1, dtype=np.intp)) for bug in self._begins_with]
@@ -204,6 +209,10 @@ class Search:
             setattr(self, name, kept[name])
         self._visited.add(kept["visited"])
         self._judge.go_on(kept["reached"])
+
+    def saw(self, reached: dict[str, bool]) -> None:
+        """Take for reached what another search of the same system has."""
+        self._judge.go_on(reached)
 
     def choices_to(self, state: int) -> list[int]:
         """Return the contexts that moved on the way to a state, first to last."""

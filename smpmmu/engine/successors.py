@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from smpmmu.engine.batch import Kernel
     from smpmmu.engine.layout import Field, Lanes
     from smpmmu.engine.reading import Block, Rows
+    from smpmmu.engine.reduction import Reduction
     from smpmmu.engine.steps import Column, Mask, Step
 
 FEW = 512
@@ -84,10 +85,11 @@ class Successors:
 class Expander:
     """Finds the successors of blocks, large and small."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        """Move the machines of `kernel`."""
+    def __init__(self, kernel: Kernel, reduction: Reduction | None = None) -> None:
+        """Move the machines of `kernel`; not all of them, with a `reduction`."""
         self._kernel = kernel
         self._few = Few(kernel)
+        self._reduction = reduction
 
     def successors(self, block: Block) -> Successors:
         """Return every successor of every machine.
@@ -96,13 +98,23 @@ class Expander:
             Grown: something was written for the first time; repack and call again.
             ModelError: modelled code broke a rule.
         """
-        few = len(block) <= FEW
-        return self._few.successors(block) if few else gathered(self._kernel, block)
+        if self._reduction is None and len(block) <= FEW:
+            return self._few.successors(block)
+        return gathered(self._kernel, block, self._reduction)
 
 
-def gathered(kernel: Kernel, block: Block) -> Successors:
-    """Return all that the kernel emits; raises as `Expander.successors`."""
-    emissions = list(kernel.expand(block))
+def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -> Successors:
+    """Return all that the kernel emits, or a reduction leaves; raises as `Expander.successors`."""
+    masks = kernel.eligible(block)
+    if reduction is not None:
+        masks = reduction.restrict(block, masks)
+    emissions = [
+        emission
+        for number, mask in enumerate(masks)
+        for emission in kernel.fire(block, number, mask, goes_on=reduction)
+    ]
+    if reduction is not None:
+        emissions = [reduction.forget(block, emission) for emission in emissions]
     sizes = [e.rows.shape[0] for e in emissions]
     bounds = np.cumsum([0, *sizes]).tolist()
     changes = []

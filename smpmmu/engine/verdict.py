@@ -76,6 +76,7 @@ class Exploration:
         nbytes: bytes of the visited set and the parents.
         peak_nbytes: the most that the search's own arrays took, the frontier included.
         expanded: states whose successors are all known, while it goes on.
+        reductions: what left out states that make no difference; the counts are of what is left.
     """
 
     verdict: Verdict
@@ -90,6 +91,7 @@ class Exploration:
     nbytes: int = 0
     peak_nbytes: int = 0
     expanded: int = 0
+    reductions: tuple[str, ...] = ()
 
     @property
     def collision_bound(self) -> float:

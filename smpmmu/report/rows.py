@@ -87,6 +87,8 @@ class Row:
     engine: str
     columns: tuple[tuple[str, str], ...]
     defined: Place | None = None
+    reductions: tuple[str, ...] = ()
+    evictor_reductions: tuple[str, ...] = ()
 
     @property
     def violated(self) -> str:
@@ -156,10 +158,12 @@ class Row:
             "with_evictor": {
                 "states": self.evictor_states,
                 "transitions": self.evictor_transitions,
+                "reductions": list(self.evictor_reductions),
             }
             if self.evictor_states
             else None,
             "engine": self.engine,
+            "reductions": list(self.reductions),
         }
 
 
@@ -209,6 +213,8 @@ def row(
         second.transitions if second else 0,
         answered.engine,
         columns,
+        reductions=found.reductions,
+        evictor_reductions=second.reductions if second else (),
     )
 
 

@@ -143,7 +143,7 @@ def answer(row: Row, page: Page) -> None:
         if row.evictor_states:
             page.line(
                 f"holds with TLB evictions at any moment too: {row.evictor_states:,} states, "
-                f"{row.evictor_transitions:,} transitions",
+                f"{row.evictor_transitions:,} transitions" + _less(row.evictor_reductions),
                 indent=2,
             )
         how = (
@@ -178,7 +178,12 @@ def answer(row: Row, page: Page) -> None:
 
 def counts(row: Row) -> str:
     """Return what was covered, in words."""
-    return f"{row.states:,} states, {row.transitions:,} transitions, depth {row.depth}"
+    text = f"{row.states:,} states, {row.transitions:,} transitions, depth {row.depth}"
+    return text + _less(row.reductions)
+
+
+def _less(reductions: tuple[str, ...]) -> str:
+    return f", reduced by {' and '.join(reductions)}" if reductions else ""
 
 
 def _violation(row: Row, broken: Broken, page: Page) -> None:

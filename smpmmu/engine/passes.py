@@ -1,0 +1,114 @@
+"""A reduced search, repeated until nothing that it relied on has been taken back.
+
+A batch of random runs compiles most of the automata first, so that one pass mostly is enough. This
+module must not know how states are reduced, nor what is made of the answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from smpmmu.engine.batch import Kernel
+from smpmmu.engine.errors import ModelError
+from smpmmu.engine.explore import Search
+from smpmmu.engine.growth import grow, growth
+from smpmmu.engine.reduction import Reduction
+from smpmmu.engine.stress import Herd
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from smpmmu.engine.verdict import Budget
+
+WALKS = 256
+LONGEST_WALK = 2_000
+"""Random runs that compile the automata, and where they are cut."""
+
+
+class Passes:
+    """A search of what a reduction leaves.
+
+    Attributes:
+        search: the pass that is going on, or went to its end.
+    """
+
+    def __init__(
+        self,
+        plain: Kernel,
+        budget: Budget,
+        kinds: Collection[str],
+        reached: dict[str, bool],
+        *,
+        every: bool,
+        started: float,
+        walks: int = WALKS,
+    ) -> None:
+        """Reduce by `kinds` what `plain` explores; `reached` are the `sometimes` already seen."""
+        self._every, self._started = every, started
+        self._budget = budget
+        self._reached = reached
+        self._kinds = sorted(kinds)
+        self._walk(plain, walks)
+        self.kernel = Kernel(plain.system, packed=plain.layout.packed, after=plain)
+        self._start()
+
+    def _start(self) -> None:
+        seen = [name for name, reached in self._reached.items() if reached]
+        self.reduction = Reduction(self.kernel, self._kinds, seen)
+        self.search = self._anew()
+
+    def _walk(self, plain: Kernel, walks: int) -> None:
+        kernel = Kernel(plain.system, packed=plain.layout.packed, after=plain)
+        herd = Herd(kernel, range(walks), longest=LONGEST_WALK, keep=False)
+        for _ in herd.gallop():
+            pass
+
+    def _anew(self) -> Search:
+        search = Search(
+            self.kernel,
+            self._budget,
+            every=self._every,
+            started=self._started,
+            reduction=self.reduction,
+        )
+        search.saw(self._reached)
+        return search
+
+    def depths(self) -> Iterator[int]:
+        """Search until a pass went to its end, or was stopped, relying on nothing that is wrong.
+
+        Raises:
+            ModelError: modelled code broke a rule.
+        """
+        while True:
+            try:
+                for depth in self.search.depths():
+                    if not self.reduction.valid:
+                        break
+                    yield depth
+            except ModelError:  # perhaps only because a word was forgotten too early
+                if self.reduction.settle():
+                    raise
+            if self.reduction.settle() or self.search.stopped:
+                return
+            self.reduction.again()
+            self.search = self._anew()
+
+    def kept(self) -> dict[str, Any]:
+        """Return all that is needed to go on from here, between two blocks."""
+        stands = self.reduction.settle()
+        return {
+            "growth": growth(self.kernel),
+            "search": self.search.kept() if stands else None,
+            "reduction": self.reduction.kept(),
+            "reached": self._reached,
+        }
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """Go on, before any work, from what another one kept."""
+        grow(self.kernel, kept["growth"])
+        self._reached = kept["reached"]
+        self._start()
+        if kept["search"] is not None:
+            self.reduction.go_on(kept["reduction"])
+            self.search.go_on(kept["search"])

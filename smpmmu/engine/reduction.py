@@ -1,0 +1,400 @@
+"""Reduction: fewer states to the same verdict. Partial order, and words that nobody reads again.
+
+*Partial order.* Where the pending action of one context commutes with all that any other may do
+before it, it alone is taken (a persistent set of one), at once if it follows the context's own
+action. Tables by position (`engine/candidates.py`) say what clashes; the guards that hold others
+back are looked at in each machine.
+
+*Dead words.* A word that no context can read any more, from where they all stand, and no property
+reads, is put back to its first value, so that states that differ in it alone are one.
+
+Both rest on automata as far as they are compiled. `settle` looks again at the end: if what was
+compiled since takes back a decision that was relied on, the search is to be repeated. This module
+must not know about frontiers or verdicts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from smpmmu.engine.candidates import Maker, Tables, footprint
+from smpmmu.engine.clashes import Candidate, Guard
+from smpmmu.engine.steps import Wait, enabled
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from numpy.typing import NDArray
+
+    from smpmmu.engine.batch import Emission, Kernel, Moved
+    from smpmmu.engine.footprints import Taking
+    from smpmmu.engine.reading import Block, Rows
+    from smpmmu.engine.steps import Column, Mask, Word
+
+PARTIAL_ORDER, DEAD_WORDS = "partial order", "dead words"
+REDUCTIONS = (PARTIAL_ORDER, DEAD_WORDS)
+
+STALE = 0.2
+"""Share of ways compiled since the tables were made at which they are made anew."""
+REFRESH = 1 << 17
+"""Machines expanded since the tables were made before they are made anew."""
+
+
+class Reduction:
+    """Decides by tables, and remembers what it relied on.
+
+    Attributes:
+        kinds: which reductions are in use.
+        valid: nothing that was relied on has been taken back.
+    """
+
+    def __init__(
+        self, kernel: Kernel, kinds: Collection[str] = REDUCTIONS, reached: Collection[str] = ()
+    ) -> None:
+        """Reduce what `kernel` explores; the `sometimes` in `reached` need not be seen again."""
+        self.kernel = kernel
+        self.kinds = frozenset(kinds)
+        self.valid = True
+        self._maker = Maker(kernel, reached)
+        self._plain: list[Mask] = []
+        self._guarded: list[Mask] = []
+        self._relied: dict[tuple[int, int, Candidate], None] = {}
+        self._renewed: dict[Candidate, Candidate] = {}
+        self._reset = 0
+        self._at: list[Rows | int] | None = None
+        self._split = False
+        self._since = 0
+        self._clashing = np.zeros((1, 0), dtype=np.uint64)
+        self._resets: dict[tuple[int, ...], list[tuple[Word, list[int]]]] = {}
+        self.tables = self._made()
+
+    @property
+    def edges(self) -> int:
+        """Compiled transitions of all automata."""
+        return sum(len(automaton.grown) for automaton in self.kernel.automata)
+
+    # Choosing what to take alone.
+
+    def restrict(self, block: Block, eligible: list[Mask | None]) -> list[Mask | None]:
+        """Return, per context, the machines in which its action is to be taken.
+
+        `eligible` is who could move (None: in all).
+        """
+        self._since += len(block)
+        grown = self.edges - self.tables.edges
+        if grown > STALE * self.tables.edges or (grown and self._since > REFRESH):
+            self.settle()
+        self._at, self._split = None, False
+        if PARTIAL_ORDER not in self.kinds or not self.tables.candidates:
+            return eligible
+        tables, states = self.tables, len(block)
+        at = self._where(block)
+        self._split = True
+        clashing = self._clashing = np.zeros((tables.clashes[0].shape[0], states), dtype=np.uint64)
+        for number, here in enumerate(at):
+            for lane, table in enumerate(tables.clashes[number]):
+                clashing[lane] |= table[here]
+        free = np.ones(states, dtype=np.bool_)
+        alone: list[Rows | None] = [None] * len(eligible)
+        for number, let_go in enumerate(eligible):
+            choices = tables.choices[number][at[number]]
+            may = (choices >= 0) & free
+            if let_go is not None:
+                may &= let_go
+            rows = np.flatnonzero(may)
+            if rows.size:
+                chosen = self._commuting(block, number, rows, at[number], clashing)
+                free[chosen] = False
+                alone[number] = chosen
+        if free.all():
+            return eligible
+        result: list[Mask | None] = []
+        for let_go, rows_alone in zip(eligible, alone, strict=True):
+            mask = free.copy() if let_go is None else let_go & free
+            if rows_alone is not None:
+                mask[rows_alone] = True
+            result.append(mask)
+        return result
+
+    def _where(self, block: Block) -> list[Rows | int]:
+        """Return, for every context, the column of its tables for every machine."""
+        if self._at is None:
+            self._at = []
+            for context, choices in enumerate(self.tables.choices):
+                rests, last = self.kernel.rests(block, context), choices.shape[0] - 1
+                at = 0 if rests is None else np.minimum(rests.view(np.int64), last)
+                self._at.append(at)
+        return self._at
+
+    def _commuting(
+        self, block: Block, context: int, rows: Rows, at: Rows | int, clashing: NDArray[np.uint64]
+    ) -> Rows:
+        """Return those of `rows` in which the action of `context` can be taken alone."""
+        tables = self.tables
+        here = np.full(rows.size, at) if isinstance(at, int) else at[rows]
+        fine = _clear(clashing, tables.choices[context][here], rows)
+        self._plain[context][here[fine]] = True
+        guarded = tables.guarded[context][here]
+        others = np.flatnonzero(~fine & (guarded >= 0))
+        if others.size:
+            others = others[_clear(clashing, guarded[others], rows[others])]
+        for number in _present(guarded[others]):
+            part = others[guarded[others] == number]
+            held = np.ones(part.size, dtype=np.bool_)
+            for guard in tables.candidates[number].guards:
+                values = self.kernel.word(block, guard.word)
+                column = values if isinstance(values, int) else values[rows[part]]
+                held &= guard.holds_back(column)
+            fine[part[held]] = True
+            self._guarded[context][here[part[held]]] = True
+        waits = tables.waits[context]
+        for rest in waits.keys() & set(_present(here)):
+            part = np.flatnonzero(fine & (here == rest))
+            step = waits[rest]
+            assert step.word is not None
+            values = self.kernel.word(block, step.word)
+            able = enabled(step, values if isinstance(values, int) else values[rows[part]])
+            fine[part] = able
+        return rows[fine]
+
+    def split(
+        self, block: Block, context: int, after: int, moved: Moved
+    ) -> tuple[Moved | None, Moved | None]:
+        """Return those machines whose next action can be taken alone, too, and the others."""
+        tables = self.tables
+        rest = self.kernel.automata[context].positions[after].rest
+        choices = tables.choices[context]
+        if not self._split or rest >= choices.shape[0] - 1 or choices[rest] < 0:
+            return None, moved
+        fine = self._unclashed(int(choices[rest]), moved.rows)
+        self._plain[context][rest] |= fine.any()
+        number = int(tables.guarded[context][rest])
+        if number >= 0 and not fine.all():
+            held = self._unclashed(number, moved.rows) & ~fine
+            if held.any():
+                for guard in tables.candidates[number].guards:
+                    held &= guard.holds_back(self._value(block, guard.word, moved))
+                self._guarded[context][rest] |= held.any()
+                fine |= held
+        step = tables.waits[context].get(rest)
+        if step is not None and fine.any():
+            assert step.word is not None
+            fine &= enabled(step, self._value(block, step.word, moved))
+        if not fine.any():
+            return None, moved
+        if fine.all():
+            return moved, None
+        return moved.part(np.flatnonzero(fine)), moved.part(np.flatnonzero(~fine))
+
+    def _unclashed(self, number: int, rows: Rows) -> Mask:
+        """Return where nothing clashes with one candidate."""
+        bits = self._clashing[number >> 6].take(rows)
+        bits &= np.uint64(1 << (number & 63))
+        unclashed: Mask = bits == 0
+        return unclashed
+
+    def _value(self, block: Block, word: Word, moved: Moved) -> Column:
+        field = self.kernel.layout.fields.get(word.name)
+        if field is None:
+            return np.full(moved.rows.shape, word.initial, dtype=np.uint64)
+        return moved.read(block, field)
+
+    # Forgetting words that nobody reads again.
+
+    def forget(self, block: Block, emission: Emission) -> Emission:
+        """Put words that have died with this move back to their first values."""
+        if DEAD_WORDS not in self.kinds:
+            return emission
+        for word, readers in self._dying(emission):
+            emission = self._put_back(block, emission, word, readers)
+        return emission
+
+    def _dying(self, emission: Emission) -> list[tuple[Word, list[int]]]:
+        """Return the words that may die with a move, and who may read them yet."""
+        context, tables = emission.context, self.tables
+        positions = self.kernel.automata[context].positions
+        after = positions[emission.after].rest
+        key = (context, emission.before, *emission.via, after)
+        found = self._resets.get(key)
+        if found is None:
+            starts = [positions[index].rest for index in (emission.before, *emission.via)]
+            if max(*starts, after) >= len(tables.live[context]):
+                return []
+            dying = tables.live[context][starts[0]]
+            for start in starts:
+                dying |= tables.written[context][start]
+            dying &= ~tables.live[context][after] & ~self._maker.always_live
+            dying &= (1 << len(self._maker.words)) - 1
+            found = []
+            for number in _members(dying):
+                word = self._maker.words[number]
+                readers = [
+                    c for c, live in enumerate(tables.live)
+                    if c != context and any(positions >> number & 1 for positions in live)
+                ]  # fmt: skip
+                found.append((word, readers))
+            self._resets[key] = found
+        return found
+
+    def _put_back(
+        self, block: Block, emission: Emission, word: Word, readers: list[int]
+    ) -> Emission:
+        field = self.kernel.layout.fields.get(word.name)
+        if field is None:
+            return emission
+        rows, delta = emission.rows, emission.deltas[field.lane]
+        values = ((block.lanes[field.lane].take(rows) ^ delta) >> field.shift) & field.mask
+        dead = values != word.initial
+        number = self._maker.numbers[word.name]
+        for context in readers:
+            if not dead.any():
+                return emission
+            at = self._where(block)[context]
+            here = at if isinstance(at, int) else at[rows]
+            dead &= ~self._live_table(context, number)[here]
+        if not dead.any():
+            return emission
+        self._reset |= 1 << number
+        keys = self.kernel.keys
+        old = values[dead]
+        fps = emission.fps.copy()
+        first = np.full(old.shape, word.initial, dtype=np.uint64)
+        fps[dead] ^= keys.word(word, old) ^ keys.word(word, first)
+        change = np.zeros(rows.shape, dtype=np.uint64)
+        change[dead] = (old ^ np.uint64(word.initial)) << np.uint64(field.shift)
+        deltas = emission.deltas.copy()
+        deltas[field.lane] = delta ^ change
+        emission.fps, emission.deltas = fps, deltas
+        return emission
+
+    def _live_table(self, context: int, number: int) -> Mask:
+        """Return (positions + 1,) bool: a word may yet be read; the last is for unknown ones."""
+        key = (context, number)
+        table = self._live_tables.get(key)
+        if table is None:
+            live = [bool(bits >> number & 1) for bits in self.tables.live[context]]
+            table = self._live_tables[key] = np.array([*live, True])
+        return table
+
+    # Making the tables, and making them anew.
+
+    def settle(self) -> bool:
+        """Look at what was compiled since; return whether all that was relied on still stands."""
+        self._since = 0
+        if self.edges != self.tables.edges:
+            before = self.tables
+            self._remember()
+            self.tables = self._made()
+            self.valid = self.valid and self._stands(before)
+        return self.valid
+
+    def _remember(self) -> None:
+        """Note the candidates that were taken alone since the tables were made."""
+        tables = self.tables
+        for masks, choices in ((self._plain, tables.choices), (self._guarded, tables.guarded)):
+            for context, mask in enumerate(masks):
+                for rest in np.flatnonzero(mask[:-1]).tolist():
+                    candidate = tables.candidates[choices[context][rest]]
+                    self._relied[context, rest, candidate] = None
+
+    def kept(self) -> dict[str, Any]:
+        """Return what a search relies on, just after `settle`."""
+        self._remember()
+        relied = [
+            [context, rest, [[g.word.name, g.bits, *_plainly(g.wait)] for g in candidate.guards]]
+            for context, rest, candidate in self._relied
+        ]
+        words = [word.name for word in self._maker.words]
+        return {"relied": relied, "reset": [words[n] for n in _members(self._reset)]}
+
+    def go_on(self, kept: dict[str, Any]) -> None:
+        """Rely on what another reduction kept, in a kernel that has grown as that one had."""
+        for context, rest, guards in kept["relied"]:
+            found = tuple(
+                Guard(self.kernel.known(name), Wait(mask, value, equal), bits)
+                for name, bits, mask, value, equal in guards
+            )
+            choice = int(self.tables.choices[context][rest])
+            like = self.tables.candidates[choice]
+            self._relied[context, rest, replace(like, guards=found)] = None
+        for name in kept["reset"]:
+            self._reset |= 1 << self._maker.numbers[name]
+        self.tables = self._made()
+
+    def again(self) -> None:
+        """Begin a search anew with today's tables."""
+        self.settle()
+        self.valid, self._reset = True, 0
+        self._relied.clear()
+        for mask in (*self._plain, *self._guarded):
+            mask[:] = False
+
+    def _stands(self, before: Tables) -> bool:
+        """Whether new tables allow all that was done by those `before`."""
+        after = self.tables
+        for old, new in zip(before.live, after.live, strict=True):
+            if any(o != n and n & ~o & self._reset for o, n in zip(old, new, strict=False)):
+                return False
+        return all(_no_more(before, after, old, new) for old, new in self._renewed.items())
+
+    def _renew(self, actions: list[list[Taking | None]], bits: dict[str, int]) -> None:
+        """Bring what was relied on up to date: an action may have more branches than were known."""
+        relied, self._relied, self._renewed = self._relied, {}, {}
+        for context, rest, candidate in relied:
+            action = actions[context][rest]
+            if action is None or not self._maker.eligible(context, rest, action):
+                self.valid = False
+                return
+            new = replace(candidate, footprint=footprint(action, bits))
+            self._relied[context, rest, new] = None
+            self._renewed[candidate] = new
+
+    def _made(self) -> Tables:
+        maker = self._maker
+        actions, bits = maker.actions(), maker.bits()
+        self._renew(actions, bits)
+        tables = maker.tables(actions, bits, [candidate for _, _, candidate in self._relied])
+        self._resets.clear()
+        self._live_tables: dict[tuple[int, int], Mask] = {}
+        self._plain = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
+        self._guarded = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
+        return tables
+
+
+def _clear(clashing: NDArray[np.uint64], numbers: NDArray[np.int32], rows: Rows) -> Mask:
+    """Return where nothing clashes with the candidate of that number."""
+    bit = (numbers & 63).astype(np.uint64)
+    clear: Mask = clashing[numbers >> 6, rows] >> bit & np.uint64(1) == 0
+    return clear
+
+
+def _no_more(before: Tables, after: Tables, was_: Candidate, is_: Candidate) -> bool:
+    """Whether a candidate clashes, at the positions known `before`, with nothing new `after`."""
+    old, new = before.candidates.index(was_), after.candidates.index(is_)
+    for was, now in zip(before.clashes, after.clashes, strict=True):
+        known = was.shape[1] - 1
+        then = was[old >> 6, :known] >> np.uint64(old & 63) & np.uint64(1)
+        today = now[new >> 6, :known] >> np.uint64(new & 63) & np.uint64(1)
+        if (today > then).any():
+            return False
+    return True
+
+
+def _plainly(wait: Wait) -> tuple[int, int, bool]:
+    return wait.mask, wait.value, wait.equal
+
+
+def _present(numbers: NDArray[Any]) -> list[int]:
+    """Return the distinct values of small numbers."""
+    return np.flatnonzero(np.bincount(numbers)).tolist()
+
+
+def _members(bits: int) -> Iterator[int]:
+    number = 0
+    while bits >> number:
+        if bits >> number & 1:
+            yield number
+        number += 1

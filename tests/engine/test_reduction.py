@@ -1,0 +1,250 @@
+"""Reduction changes no verdict: random systems, the benchmark's model, and one rule at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import assume, given
+
+from smpmmu.engine.answer import Answer, answer
+from smpmmu.engine.batch import Kernel
+from smpmmu.engine.errors import ModelError
+from smpmmu.engine.explore import Search
+from smpmmu.engine.expressions import finished, value
+from smpmmu.engine.footprints import Access, access
+from smpmmu.engine.local import call
+from smpmmu.engine.passes import Passes
+from smpmmu.engine.reduction import DEAD_WORDS, PARTIAL_ORDER, REDUCTIONS
+from smpmmu.engine.steps import (
+    Wait,
+    Word,
+    acquire,
+    fetch_add,
+    fetch_and,
+    fetch_or,
+    fetch_xor,
+    load,
+    local_irq_disable,
+    local_irq_enable,
+    release,
+    store,
+    wait_until,
+)
+from smpmmu.engine.system import (
+    QUIESCENCE_STAYS_REACHABLE,
+    System,
+    always,
+    at_quiescence,
+    sometimes,
+)
+from smpmmu.engine.verdict import Budget, Verdict
+from tests.engine.programs import BOX, LOCK, X, Y, Z, hypothetically, irq, main, play, take
+from tests.engine.test_random_programs import systems
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from smpmmu.engine.program import Context
+    from smpmmu.engine.system import Property
+
+ALL_KINDS = ((PARTIAL_ORDER,), (DEAD_WORDS,), REDUCTIONS)
+MOST = 1_500
+
+
+def every_violation(system: System) -> Search:
+    """Return a complete plain search, or give this example up."""
+    search = Search(Kernel(system), Budget(states=MOST), every=True)
+    try:
+        for _ in search.depths():
+            pass
+    except ModelError:
+        assume(False)  # noqa: FBT003
+    assume(not search.stopped)
+    return search
+
+
+def reduced(system: System, kinds: Collection[str], walks: int = 0) -> Search:
+    """Return the last pass of a reduced search for every violation."""
+    passes = Passes(Kernel(system), Budget(), kinds, {}, every=True, started=0.0, walks=walks)
+    for _ in passes.depths():
+        pass
+    return passes.search
+
+
+def names(search: Search) -> set[str]:
+    """Return what was violated; that something is endless is decided for the whole."""
+    return {f.name for f in search.found} - {QUIESCENCE_STAYS_REACHABLE}
+
+
+@hypothetically(120)
+@given(systems(bugs=True))
+def test_nothing_is_violated_or_reached_otherwise(system: System) -> None:
+    plain = every_violation(system)
+    for kinds in ALL_KINDS:
+        found = reduced(system, kinds)
+        assert names(found) == names(plain), kinds
+        assert bool(found.found) is bool(plain.found), kinds
+        assert found.reached == plain.reached, kinds
+
+
+@hypothetically(40)
+@given(systems(bugs=True))
+def test_the_answer_is_the_plain_one_where_something_is_violated(system: System) -> None:
+    every_violation(system)
+    plain = answer(system)
+    found = answer(system, reductions=REDUCTIONS, reduce_from=0)
+    assert found.verdict is plain.verdict
+    assert found.violations == plain.violations
+    if plain.verdict is Verdict.HOLDS:
+        assert found.reached == plain.reached
+        assert found.reductions == tuple(sorted(REDUCTIONS))
+        assert not found.exact
+
+
+def test_random_runs_beforehand_change_nothing_but_the_work() -> None:
+    held = of(main("a", call(play, (acquire(LOCK), store(X, 1), release(LOCK)))),
+              main("b", call(play, (acquire(LOCK), load(X), release(LOCK)))))  # fmt: skip
+    known, unknown = (reduced(held, REDUCTIONS, walks=n) for n in (64, 0))
+    assert known.states < unknown.states
+    assert not known.found + unknown.found
+
+
+def of(*contexts: Context, holds: tuple[Property, ...] = ()) -> System:
+    return System(contexts, holds)
+
+
+MINE, YOURS = Word("mine", 2), Word("yours", 2)
+BY_ITSELF = (store(MINE, 1), store(MINE, 2), load(MINE))
+APART = of(main("a", call(play, BY_ITSELF)), main("b", call(play, (store(YOURS, 1), load(YOURS)))))
+
+
+def test_programs_that_share_nothing_are_one_run() -> None:
+    assert answer(APART).states == 12
+    found = reduced(APART, (PARTIAL_ORDER,), walks=8)
+    assert found.states == 3, "each program is taken at once"
+    assert found.transitions == 2
+
+
+def test_a_word_that_is_not_read_again_makes_no_states() -> None:
+    writers = [main(f"w{n}", call(play, (store(X, n),))) for n in (1, 2)]
+    system = of(main("reader", call(play, (wait_until(X, 1),))), *writers)
+    assert reduced(system, (DEAD_WORDS,), walks=8).states < answer(system).states
+
+
+def test_a_word_that_a_property_reads_never_dies() -> None:
+    program = main("a", call(play, (store(X, 1), load(X), store(Y, 1))))
+    holds = (at_quiescence("x_stays", value(X) == 1),)
+    assert not reduced(of(program, holds=holds), REDUCTIONS).found
+    holds = (at_quiescence("x_goes", value(X) == 0),)
+    assert names(reduced(of(program, holds=holds), REDUCTIONS)) == {"x_goes"}
+
+
+def test_what_properties_see_is_not_taken_alone() -> None:
+    both = (always("not_both", (value(X) & value(Y)) == 0),)
+    a, b = (call(play, (store(w, 1), store(w, 0))) for w in (X, Y))
+    assert names(reduced(of(main("a", a), main("b", b), holds=both), REDUCTIONS)) == {"not_both"}
+    seen = (sometimes("both", (value(X) & value(Y)) == 1),)
+    assert reduced(of(main("a", a), main("b", b), holds=seen), REDUCTIONS).reached["both"]
+
+
+def test_the_end_of_a_program_that_a_property_sees_is_not_taken_alone() -> None:
+    holds = (always("never", ~(finished("a") & (value(Y) == 1))),)
+    a = main("a", call(play, (store(MINE, 1),)))
+    b = main("b", call(play, (store(Y, 1), store(Y, 0))))
+    assert names(reduced(of(a, b, holds=holds), REDUCTIONS)) == {"never"}
+
+
+def test_a_handler_lands_before_interrupts_go_off() -> None:
+    """The handler reads X before the program that closes them writes it, though the lock is far."""
+    handler = irq("a.irq", "a", call(play, (take(BOX, 1), store(Y, 1))))
+    closes = (local_irq_disable(), store(X, 1), local_irq_enable(), store(X, 0))
+    other = main("b", call(play, (fetch_or(BOX, 1), load(X))))
+    holds = (sometimes("landed_late", (value(Y) == 1) & ~finished("a")),
+             sometimes("landed_early", (value(Y) == 1) & finished("a")))  # fmt: skip
+    system = of(main("a", call(play, closes)), handler, other, holds=holds)
+    assert reduced(system, REDUCTIONS).reached == answer(system).reached
+
+
+def test_deadlocks_stay() -> None:
+    a = main("a", call(play, (acquire(LOCK), wait_until(X, 1), release(LOCK))))
+    b = main("b", call(play, (acquire(LOCK), store(X, 1), release(LOCK))))
+    assert names(reduced(of(a, b), REDUCTIONS)) == {"no_deadlock"}
+
+
+def test_a_sum_that_does_not_fit_is_told_though_it_is_taken_late() -> None:
+    a = main("a", call(play, (fetch_add(Z, 3),)))
+    b = main("b", call(play, (fetch_add(Z, 3),)))
+    with pytest.raises(ModelError, match="does not fit"):
+        reduced(of(a, b), REDUCTIONS)
+
+
+def test_a_reduced_search_goes_on_from_where_it_was_left() -> None:
+    from benchmarks.defer_model import defer
+
+    system = defer(4, 2, 1)
+    whole = answer(system, reductions=REDUCTIONS, reduce_from=500)
+    left = Answer(system, reductions=REDUCTIONS, reduce_from=500)
+    for number, _ in enumerate(left.work()):
+        if number == 60:
+            break
+    again = Answer(system, reductions=REDUCTIONS, reduce_from=500)
+    again.go_on(left.kept())
+    for _ in again.work():
+        pass
+    assert again.result is not None
+    assert again.result.verdict is whole.verdict is Verdict.HOLDS
+    assert again.result.reductions == tuple(sorted(REDUCTIONS))
+
+
+@pytest.mark.parametrize(("size", "plain"), [((3, 2, 1), 2_741), ((4, 2, 1), 45_182)])
+def test_the_benchmarks_model_needs_less_than_half(size: tuple[int, ...], plain: int) -> None:
+    from benchmarks.defer_model import defer
+
+    found = answer(defer(*size), reductions=REDUCTIONS, reduce_from=0)
+    assert found.verdict is Verdict.HOLDS
+    assert found.states < plain / 2
+
+
+@pytest.mark.parametrize(("kind", "choices"), [("late", 6), ("noack", 44)])
+def test_the_benchmarks_violations_keep_their_shortest_schedules(kind: str, choices: int) -> None:
+    from benchmarks.defer_model import defer
+
+    size = (4, 2, 1) if kind == "late" else (3, 1, 1)
+    plain = answer(defer(*size, kind))
+    found = answer(defer(*size, kind), reductions=REDUCTIONS, reduce_from=0)
+    assert found.violations == plain.violations
+    assert kind == "noack" or len(plain.violations[0].choices) == choices
+
+
+def test_a_violation_beyond_the_budget_of_the_plain_search_is_told_as_not_the_shortest() -> None:
+    from benchmarks.defer_model import defer
+
+    found = answer(defer(4, 2, 1, "noack"), Budget(states=300_000), reductions=REDUCTIONS,
+                   reduce_from=1_000)  # fmt: skip
+    (violation,) = found.violations
+    assert found.verdict is Verdict.VIOLATED
+    assert violation.name == "no_lost_write_to_page_0"
+    assert not violation.shortest
+
+
+# Accesses.
+
+
+def test_accesses_that_set_or_clear_alike_commute() -> None:
+    sets, clears = access(fetch_or(X, 1)), access(fetch_and(X, ~1))
+    assert not sets.conflicts(access(fetch_or(X, 1)))
+    assert not clears.conflicts(access(store(X, 0)))
+    assert sets.conflicts(clears)
+    assert sets.conflicts(access(load(X, 1)))
+    assert not sets.conflicts(access(load(X, 2)))
+    assert access(fetch_xor(X, 1)).conflicts(access(fetch_xor(X, 1)))
+
+
+def test_a_guard_is_brought_nearer_only_from_the_other_side() -> None:
+    free, taken = Wait(1, 0), Wait(1, 0, equal=False)
+    assert access(release(LOCK)).may_reach(free, 1)
+    assert not access(store(LOCK, 1)).may_reach(free, 1)
+    assert access(store(LOCK, 1)).may_reach(taken, 1)
+    assert not access(release(LOCK)).may_reach(taken, 1)
+    assert Access(changes=1).may_reach(free, 1)
