@@ -14,7 +14,7 @@ from smpmmu.engine import schedule
 from smpmmu.engine.answer import answer
 from smpmmu.engine.shrink import shrink
 from smpmmu.scenarios import scenario
-from smpmmu.scenarios.races import DEFECT, RACES, REPAIR, Race
+from smpmmu.scenarios.races import BEYOND, DEFECT, RACES, REPAIR, Race
 from smpmmu.targets import one
 from tests.shell import ROOT
 
@@ -113,7 +113,7 @@ BEGIN = "<!-- written by python -m tests.races -->\n"
 def asked() -> list[str]:
     """Return the variants whose cheapest schedules are looked for."""
     stated = [each.variant for each in STATED if each.switches is not None]
-    return [f"{race.name}/{DEFECT}" for race in RACES] + stated
+    return [f"{race.name}/{DEFECT}" for race in (*RACES, *BEYOND)] + stated
 
 
 def least(variant: str) -> list[int]:
@@ -129,18 +129,8 @@ def document() -> str:
     """Return the text: what stands before the mark, then what is worked out from other files."""
     cheapest = json.loads(LEAST.read_text(encoding="utf-8"))
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
-    lines = [
-        "| race | the defect breaks | steps | switches | preempted | on record | repair |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for race in RACES:
-        steps, broken = recorded(race)
-        switches, preemptions = cheapest[f"{race.name}/{DEFECT}"]
-        states = max(counts[f"{race.name}/{REPAIR}"][::3])
-        lines.append(
-            f"| {race.name} | `{broken}` | {steps} | {switches} | {preemptions} | "
-            f"{said(ON_RECORD[race.name])} | {states:,} states |"
-        )
+    lines = [*HEAD]
+    lines += [row(race, cheapest, counts) for race in RACES]
     lines += ["", "Where the numbers differ from those on record:", ""]
     for race in RACES:
         if why := ON_RECORD[race.name].why:
@@ -151,8 +141,10 @@ def document() -> str:
         here = "holds" if each.switches is None else switches_of(cheapest[each.variant][0])
         record = "holds" if each.switches is None else switches_of(each.switches)
         lines.append(f"| {each.variant} | {record} | {': '.join((here, *each.why))} |")
+    lines += ["", "Beyond the eighteen:", "", *HEAD]
+    lines += [row(race, cheapest, counts) for race in BEYOND]
     lines += ["", "## One by one"]
-    for race in RACES:
+    for race in (*RACES, *BEYOND):
         lines += ["", f"### {race.name}", "", f"{race.system}, {race.year}: {race.reference}.",
                   race.breaks, ""]  # fmt: skip
         lines += [
@@ -164,6 +156,24 @@ def document() -> str:
         ]
     written = FILE.read_text(encoding="utf-8").partition(BEGIN)[0]
     return written + BEGIN + "\n".join(lines) + "\n"
+
+
+HEAD = (
+    "| race | the defect breaks | steps | switches | preempted | on record | repair |",
+    "|---|---|---|---|---|---|---|",
+)
+
+
+def row(race: Race, cheapest: dict[str, list[int]], counts: dict[str, list[int]]) -> str:
+    """Return a race's row."""
+    steps, broken = recorded(race)
+    switches, preemptions = cheapest[f"{race.name}/{DEFECT}"]
+    states = max(counts[f"{race.name}/{REPAIR}"][::3])
+    record = said(ON_RECORD[race.name]) if race.name in ON_RECORD else "-"
+    return (
+        f"| {race.name} | `{broken}` | {steps} | {switches} | {preemptions} | "
+        f"{record} | {states:,} states |"
+    )
 
 
 def switches_of(number: int) -> str:

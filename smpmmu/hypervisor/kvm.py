@@ -7,6 +7,7 @@ beyond that. Source: virt/kvm/kvm_main.c, arch/x86/kvm/mmu.c and x86.c, Linux 3.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, retry, routine
@@ -23,14 +24,34 @@ from smpmmu.engine.steps import (
     wait_until,
     xchg,
 )
-from smpmmu.machine.cpu import CALL_FUNCTION_VECTOR, Cpu, load_cr3, send_ipi, take_interrupt
+from smpmmu.machine.cpu import (
+    CALL_FUNCTION_VECTOR,
+    Cpu,
+    invlpg,
+    load_cr3,
+    send_ipi,
+    take_interrupt,
+)
 from smpmmu.machine.entries import PAGE_RW, PAGE_UNUSED2
+from smpmmu.machine.nested import flush_context
 from smpmmu.machine.spinlock import spinlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 mmu_lock = spinlock("mmu_lock")
+
+
+@dataclass(frozen=True, slots=True)
+class Kvm:
+    """Knobs of KVM under guests with second-level tables.
+
+    Attributes:
+        flushed: the guest's addresses that a flush drops; empty for all that is cached.
+    """
+
+    flushed: tuple[int, ...] = ()
+
 
 OUTSIDE_GUEST_MODE, IN_GUEST_MODE, EXITING_GUEST_MODE = 0, 1, 2
 SPTE_MMU_WRITEABLE = PAGE_UNUSED2
@@ -117,12 +138,27 @@ async def enter_guest_irqs(cpu: Cpu) -> bool | Again:
 async def enter_guest(cpu: Cpu) -> bool | Again:
     """Do what was requested, then enter; AGAIN if something was requested in between."""
     if await xchg(requests(cpu.number), 0):
-        await load_cr3(cpu, cpu.root)
+        await kvm_flush_tlb(cpu)
     await store(mode(cpu.number), IN_GUEST_MODE)
     if await load(requests(cpu.number)):
         await store(mode(cpu.number), OUTSIDE_GUEST_MODE)
         return AGAIN
     return True
+
+
+async def kvm_flush_tlb(cpu: Cpu) -> None:
+    """Drop what the vCPU has cached, before it executes guest code again.
+
+    C: kvm_x86_ops->tlb_flush: without second-level tables a load of CR3; with them INVEPT, or the
+    ASID flushed; INVVPID of an address, or INVLPGA, where Kvm says so
+    """
+    if cpu.nested is None:
+        await load_cr3(cpu, cpu.root)
+    elif cpu.hypervisor.flushed:
+        for addr in cpu.hypervisor.flushed:
+            await invlpg(cpu, addr)
+    else:
+        await flush_context(cpu)
 
 
 async def leave_guest(cpu: Cpu) -> None:

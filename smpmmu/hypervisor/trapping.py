@@ -23,5 +23,7 @@ async def store_entry(cpu: Cpu, addr: int, index: int, value: int) -> Access:
     pfn = await translate(cpu, addr, write=True)
     if pfn is None:
         return Access.FAULT
+    if isinstance(pfn, Access):
+        return pfn
     await store(cpu.memory.table(pfn, index), value)
     return Access.DONE

@@ -21,6 +21,7 @@ from smpmmu.machine.entries import (
     WALKING,
     pfn_of,
 )
+from smpmmu.machine.marking import Marking
 from smpmmu.machine.memory import pgd_index, pgd_indices
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class Cpu:
         kernel_thread: current->mm is NULL: the thread borrows `mm`.
         lazy: it begins with a borrowed address space, as after enter_lazy_tlb.
         caches_directory: it keeps entries of the page directory that it has used, beside its TLB.
+        marking: how its walkers set A and D; an erratum unless CHECKED.
+        nested: the second-level tables that its guest's frames are looked up in
+            (`machine/nested.py`), or None.
         cached: (address, leaf entry) that its TLB holds at first; it is empty unless it says so.
         fault_drops: a page fault drops what is cached for its page.
         in_interrupt: this is what an interrupt handler sees.
@@ -76,6 +80,8 @@ class Cpu:
     kernel_thread: bool = False
     lazy: bool = False
     caches_directory: bool = False
+    marking: Marking = Marking.CHECKED
+    nested: Any = None
     cached: tuple[tuple[int, int], ...] = ()
     fault_drops: bool = True
     in_interrupt: bool = False
@@ -86,6 +92,9 @@ class Cpu:
         pages = [addr >> PAGE_SHIFT for addr in self.pages]
         if len(set(pages)) < len(pages):
             msg = f"{self.name}: two of its addresses {self.pages} lie in one page"
+            raise ModelError(msg)
+        if self.nested is not None and (self.memory.paging.is_pae or self.caches_directory):
+            msg = f"{self.name}: second-level tables; expected neither PAE nor a cached directory"
             raise ModelError(msg)
 
     @property

@@ -12,19 +12,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import indivisible, routine
-from smpmmu.engine.steps import TAKEN, Step, Wait, When, cmpxchg, load, store
+from smpmmu.engine.steps import Step, Wait, When, load, store
 from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     FLAGS,
     PAGE_ACCESSED,
+    PAGE_DIRTY,
     PAGE_PRESENT,
     PAGE_PSE,
+    PAGE_RW,
     TLB_ENTRY,
     WALKING,
     pfn_of,
     small_page,
 )
+from smpmmu.machine.marking import mark
 from smpmmu.machine.memory import pmd_index, pte_index
+from smpmmu.machine.nested import both
 from smpmmu.machine.walker import CACHED, combined
 
 if TYPE_CHECKING:
@@ -49,6 +53,9 @@ async def speculate(cpu: Cpu, addr: int) -> None:
     paging, pd = cpu.walked.paging, await page_directory(cpu, addr)
     if pd is None:
         return
+    pd = await table_in_flight(cpu, addr, pd)
+    if not pd:
+        return
     directory = cpu.walked.table(pd, pmd_index(addr, paging))
     pde = await load(cpu.pde_cache(addr)) if cpu.caches_directory else 0
     if not pde:
@@ -60,12 +67,40 @@ async def speculate(cpu: Cpu, addr: int) -> None:
     if pde & PAGE_PSE:
         pte = small_page(pde, pte_index(addr, paging))
     else:
-        pte = await visit(cpu, addr, cpu.walked.table(pfn_of(pde), pte_index(addr, paging)))
+        table = await table_in_flight(cpu, addr, pfn_of(pde))
+        if not table:
+            return
+        pte = await visit(cpu, addr, cpu.walked.table(table, pte_index(addr, paging)))
     if not pte & PAGE_PRESENT:
         return
-    kept = combined(pde, pte) & (CACHED | ~FLAGS)
+    leaf = combined(pde, pte)
+    if cpu.nested is not None:
+        second = await second_level_in_flight(cpu, addr, pfn_of(leaf))
+        if not second & PAGE_PRESENT:
+            return
+        leaf = both(leaf, second)
+    kept = leaf & (CACHED | ~FLAGS)
     label = f"fill {word.name} = {TLB_ENTRY.show(kept)} unless flushed"
     await Step(label, word, when=When(WALKING, WALKING), and_mask=0, xor_mask=kept)
+
+
+async def table_in_flight(cpu: Cpu, addr: int, frame: int) -> int:
+    """Return where a table lies, as `table_frame` does; 0 where D would have to be set for it."""
+    if cpu.nested is None:
+        return frame
+    second = await second_level_in_flight(cpu, addr, frame)
+    written = PAGE_PRESENT | PAGE_RW | PAGE_DIRTY
+    return pfn_of(second) if second & written == written else 0
+
+
+@routine
+async def second_level_in_flight(cpu: Cpu, addr: int, gfn: int) -> int:
+    """Return the second level's entry for a guest's frame on a walk in flight; 0 if there is none.
+
+    Whether it is the user's is not looked at: of a guest, all is.
+    """
+    pde = await visit(cpu, addr, cpu.nested.directory(gfn))
+    return await visit(cpu, addr, cpu.nested.leaf(pde, gfn)) if pde & PAGE_PRESENT else 0
 
 
 @routine
@@ -88,8 +123,8 @@ async def mark_in_flight(cpu: Cpu, addr: int, word: Word, found: int) -> int:
     """Set A in an entry and return it; 0 if it has changed, or the walk was aborted."""
     if not await load(cpu.tlb(addr), WALKING):
         return 0
-    wanted = found | PAGE_ACCESSED
-    return wanted if await cmpxchg(word, found, wanted) & TAKEN else 0
+    marked = await mark(cpu, word, found, write=False)
+    return marked if isinstance(marked, int) else 0
 
 
 @indivisible(WALK_STOPS_AT_ONCE)

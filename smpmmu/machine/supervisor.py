@@ -34,6 +34,8 @@ async def kernel_access(cpu: Cpu, addr: int, *, write: bool) -> Access | Again:
     if pfn is None:
         again = await cpu.pv.page_fault(cpu, addr, write=write, user=False)
         return AGAIN if again else Access.FAULT
+    if isinstance(pfn, Access):
+        return pfn
     page = cpu.memory.page(pfn)
     if write:
         changed = 1 << VERSION_SHIFT

@@ -12,11 +12,10 @@ import enum
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.routines import AGAIN, Again, bug_on, instruction, retry, routine
-from smpmmu.engine.steps import TAKEN, Step, cmpxchg, load, store
+from smpmmu.engine.steps import Step, load, store
 from smpmmu.machine.cpu import page_directory
 from smpmmu.machine.entries import (
     FLAGS,
-    PAGE_ACCESSED,
     PAGE_DIRTY,
     PAGE_NX,
     PAGE_PRESENT,
@@ -32,6 +31,7 @@ from smpmmu.machine.entries import (
     pfn_of,
     small_page,
 )
+from smpmmu.machine.marking import mark
 from smpmmu.machine.memory import (
     OWNER_SHIFT,
     PAGE_FROZEN,
@@ -40,9 +40,9 @@ from smpmmu.machine.memory import (
     pmd_index,
     pte_index,
 )
+from smpmmu.machine.nested import both, second_level
 
 if TYPE_CHECKING:
-    from smpmmu.engine.steps import Word
     from smpmmu.machine.cpu import Cpu
 
 NO_WRITE_AFTER_PROMISE = "no_write_after_promise"
@@ -57,6 +57,8 @@ class Access(enum.Enum):
 
     DONE = "done"
     FAULT = "fault"
+    EXIT = "exit"
+    """The second level does not allow it: the guest is left, and its host is given the fault."""
 
 
 async def user_read(cpu: Cpu, addr: int) -> Access:
@@ -84,6 +86,8 @@ async def fetch_instruction(cpu: Cpu, addr: int) -> Access | Again:
     if pfn is None:
         hidden = await cpu.pv.page_fault(cpu, addr, write=False, execute=True)
         return AGAIN if hidden else Access.FAULT
+    if isinstance(pfn, Access):
+        return pfn
     await read_page(cpu, pfn)
     return Access.DONE
 
@@ -94,6 +98,8 @@ async def load_instruction(cpu: Cpu, addr: int) -> Access | Again:
     pfn = await translate(cpu, addr, write=False)
     if pfn is None:
         return AGAIN if await cpu.pv.page_fault(cpu, addr, write=False) else Access.FAULT
+    if isinstance(pfn, Access):
+        return pfn
     await read_page(cpu, pfn)
     return Access.DONE
 
@@ -104,6 +110,8 @@ async def store_instruction(cpu: Cpu, addr: int) -> Access | Again:
     pfn = await translate(cpu, addr, write=True)
     if pfn is None:
         return AGAIN if await cpu.pv.page_fault(cpu, addr, write=True) else Access.FAULT
+    if isinstance(pfn, Access):
+        return pfn
     await write_page(cpu, pfn)
     return Access.DONE
 
@@ -111,72 +119,100 @@ async def store_instruction(cpu: Cpu, addr: int) -> Access | Again:
 @routine
 async def translate(
     cpu: Cpu, addr: int, *, write: bool, execute: bool = False, user: bool = True
-) -> int | None:
+) -> int | Access | None:
     """Return the frame of `addr` from the TLB or by a walk that fills it; None for a fault.
 
     An entry that is cached without the right faults as it is; one that is cached writable and
     clean is walked again for a write, to set D. A fault drops what is cached, if it does so on
-    this CPU.
+    this CPU. With second-level tables whatever does not suffice is walked again (unverified), and
+    EXIT is a fault of theirs.
     """
     cached = await load(cpu.tlb(addr), ~WALKING)
     allowed = allows(cached, write=write, execute=execute, user=user)
     if allowed and (cached & PAGE_DIRTY or not write):
         return pfn_of(cached)
-    found = 0
-    if allowed or not cached & PAGE_PRESENT:
+    found: int | Access = 0
+    if allowed or not cached & PAGE_PRESENT or cpu.nested is not None:
         found = await retry(walk, cpu, addr, write=write, execute=execute, user=user)
-    if not found:
+    if not found or isinstance(found, Access):
         if cached & PAGE_PRESENT and cpu.fault_drops:
             await drop(cpu, addr)
-        return None
+        return found or None
     await fill_tlb(cpu, addr, found)
     return pfn_of(found)
 
 
 async def walk(
     cpu: Cpu, addr: int, *, write: bool, execute: bool = False, user: bool = True
-) -> int | Again:
+) -> int | Again | Access:
     """Read the levels and set A (and D for a write); the leaf with its rights, 0 for a fault.
 
     An entry is read at once, whatever it has of words. AGAIN if one changed between being read and
-    being marked: the walk begins anew, within the instruction.
+    being marked: the walk begins anew, within the instruction. EXIT if the second level does not
+    allow it.
     """
     paging, pd = cpu.walked.paging, await page_directory(cpu, addr)
-    if pd is None:
-        return 0
-    directory = cpu.walked.table(pd, pmd_index(addr, paging))
+    frame = 0 if pd is None else await table_frame(cpu, pd)
+    if not frame or not isinstance(frame, int):
+        return frame
+    directory = cpu.walked.table(frame, pmd_index(addr, paging))
     pde = await load(cpu.pde_cache(addr)) if cpu.caches_directory else 0
     is_kept = pde != 0
     if not is_kept:
         pde = await load(directory)
     if not allows(pde, write=write, execute=execute, user=user):
         return 0
-    if pde & PAGE_PSE:
-        large = await mark(directory, pde, write=write)
-        return large if isinstance(large, Again) else small_page(large, pte_index(addr, paging))
-    if not pde & PAGE_ACCESSED:
-        set_accessed = await cmpxchg(directory, pde, pde | PAGE_ACCESSED)
-        if not set_accessed & TAKEN:
-            return AGAIN
-    if cpu.caches_directory and not is_kept:
-        await store(cpu.pde_cache(addr), pde | PAGE_ACCESSED)
-    leaf = cpu.walked.table(pfn_of(pde), pte_index(addr, paging))
+    is_large = pde & PAGE_PSE != 0
+    marked = await mark(cpu, directory, pde, write=write and is_large)
+    if isinstance(marked, Again):
+        return marked
+    if cpu.caches_directory and not is_kept and not is_large:
+        await store(cpu.pde_cache(addr), marked)
+    if is_large:
+        leaf: int | Again | Access = small_page(marked, pte_index(addr, paging))
+    else:
+        leaf = await walk_table(cpu, addr, marked, write=write, execute=execute, user=user)
+    if not leaf or not isinstance(leaf, int):
+        return leaf
+    return await guest_page(cpu, leaf, write=write)
+
+
+async def walk_table(
+    cpu: Cpu, addr: int, pde: int, *, write: bool, execute: bool, user: bool
+) -> int | Again | Access:
+    """Read the leaf in the table that `pde` leads to, and set A (and D) in it; as `walk`."""
+    frame = await table_frame(cpu, pfn_of(pde))
+    if not isinstance(frame, int):
+        return frame
+    leaf = cpu.walked.table(frame, pte_index(addr, cpu.walked.paging))
     pte = await load(leaf)
     if not allows(pte, write=write, execute=execute, user=user):
         return 0
-    marked = await mark(leaf, pte, write=write)
+    marked = await mark(cpu, leaf, pte, write=write)
     return marked if isinstance(marked, Again) else combined(pde, marked)
 
 
-async def mark(leaf: Word, pte: int, *, write: bool) -> int | Again:
-    """Set A (and D for a write) in a leaf read as `pte`; AGAIN if it has changed since."""
-    wanted = pte | PAGE_ACCESSED | (PAGE_DIRTY if write else 0)
-    if wanted != pte:
-        # Another CPU may have changed the entry since it was read.
-        updated = await cmpxchg(leaf, pte, wanted)
-        if not updated & TAKEN:
-            return AGAIN
-    return wanted
+async def table_frame(cpu: Cpu, frame: int) -> int | Again | Access:
+    """Return where a table lies that the walk has come to: elsewhere only on the second level.
+
+    There it is taken for written, as the walk may set A or D in it.
+    """
+    if cpu.nested is None:
+        return frame
+    second = await second_level(cpu, cpu.nested, frame, write=True)
+    if isinstance(second, Again):
+        return second
+    return pfn_of(second) if second else Access.EXIT
+
+
+async def guest_page(cpu: Cpu, leaf: int, *, write: bool) -> int | Again | Access:
+    """Return what a TLB keeps of a leaf: on the second level, combined with the entry there."""
+    if cpu.nested is None:
+        return leaf
+    second = await second_level(cpu, cpu.nested, pfn_of(leaf), write=write)
+    if isinstance(second, Again):
+        return second
+    return both(leaf, second) if second else Access.EXIT
 
 
 def combined(pde: int, pte: int) -> int:

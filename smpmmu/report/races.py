@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from smpmmu.scenarios.races import DEFECT, RACES, REPAIR
+from smpmmu.scenarios.races import BEYOND, DEFECT, RACES, REPAIR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +24,12 @@ NARROWEST_TABLE = 110
 def races(rows: Sequence[Row], page: Page) -> None:
     """Add the table, a race a line; a paragraph each if the page is narrow."""
     by_name = {f"{row.scenario}/{row.variant}": row for row in rows}
-    told = [(race, *_cells(race, by_name)) for race in RACES if f"{race.name}/{DEFECT}" in by_name]
+    told, beyond = (
+        [(race, *_cells(race, by_name)) for race in part if f"{race.name}/{DEFECT}" in by_name]
+        for part in (RACES, BEYOND)
+    )
     if page.width < NARROWEST_TABLE:
-        for race, broken, found, holds in told:
+        for race, broken, found, holds in (*told, *beyond):
             page.line(race.name)
             page.line(f"{race.system} {race.year}, {race.reference}", indent=2)
             steps, switches = found
@@ -40,7 +43,9 @@ def races(rows: Sequence[Row], page: Page) -> None:
         table.add_column("the defect breaks", overflow="fold")
         for name in ("steps", "switches", "repair"):
             table.add_column(name, justify="right", overflow="fold")
-        for race, broken, found, holds in told:
+        for race, broken, found, holds in (*told, *beyond):
+            if beyond and race is beyond[0][0]:
+                table.add_section()
             system = f"{race.system}, {race.year}"
             table.add_row(race.name, system, race.reference, broken, *found, holds)
         page.table(table)
@@ -49,12 +54,23 @@ def races(rows: Sequence[Row], page: Page) -> None:
         "which it holds, with TLB evictions."
     )
     page.line("")
+    if told:
+        page.line(_tally([race for race, *_ in told], by_name))
+    if beyond:
+        page.line(f"beyond these: {_tally([race for race, *_ in beyond], by_name)}")
     others = [row for row in rows if row.variant not in (DEFECT, REPAIR)]
     page.line(
-        f"{len(told)} races, and {len(others)} more variants of them: "
+        f"{len(others)} more variants: "
         f"{sum(row.verdict == 'HOLDS' for row in others)} hold, "
         f"{sum(row.verdict == 'VIOLATED' for row in others)} are violated."
     )
+
+
+def _tally(told: Sequence[Race], rows: dict[str, Row]) -> str:
+    """Return how many defects were found and repairs hold, of how many races."""
+    found = sum(rows[f"{race.name}/{DEFECT}"].verdict == "VIOLATED" for race in told)
+    hold = sum(rows[f"{race.name}/{REPAIR}"].verdict == "HOLDS" for race in told)
+    return f"{found} of {len(told)} defects are found, {hold} of {len(told)} repairs hold."
 
 
 def _cells(race: Race, rows: dict[str, Row]) -> tuple[str, tuple[str, str], str]:

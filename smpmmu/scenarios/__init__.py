@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from smpmmu.scenarios.races import RACES
+from smpmmu.scenarios.races import BEYOND, RACES
 
 if TYPE_CHECKING:
     from smpmmu.scenario import Scenario
@@ -49,7 +49,7 @@ NAMES = (
     "mprotect",
     "mremap",
     "fork_range",
-    *(race.name for race in RACES),
+    *(race.name for race in (*RACES, *BEYOND)),
     "litmus",
 )
 """The catalogue in the order of the main table; each is a module of this package, or in `races`."""
@@ -68,14 +68,14 @@ FAMILIES = {
         "boot_page_tables",
     ),
     "paths": ("lazy_mmu", "mprotect", "mremap", "fork_range"),
-    "races": tuple(race.name for race in RACES),
+    "races": tuple(race.name for race in (*RACES, *BEYOND)),
 }
 """Names that stand for several scenarios of the catalogue."""
 
 
 def scenario(name: str) -> Scenario:
     """Return the catalogue's scenario called `name`, which must be one of `NAMES`."""
-    kept = {race.name: f"races.{race.module}" for race in RACES}.get(name, name)
+    kept = {race.name: f"races.{race.module}" for race in (*RACES, *BEYOND)}.get(name, name)
     module = importlib.import_module(f"{__name__}.{kept}")
     found: Scenario = getattr(module, name)
     return found

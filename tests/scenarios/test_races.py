@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from smpmmu.engine.live_search import search_live
 from smpmmu.engine.run import Ending
 from smpmmu.engine.verdict import Verdict
 from smpmmu.scenarios import FAMILIES, scenario
-from smpmmu.scenarios.races import DEFECT, RACES, REPAIR
+from smpmmu.scenarios.races import BEYOND, DEFECT, RACES, REPAIR
 from smpmmu.targets import find, one
 from tests import races
 
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
     from tests.shell import Shell
 
 CHEAPEST = json.loads(races.LEAST.read_text(encoding="utf-8"))
+EVERY = (*RACES, *BEYOND)
 TARGETS = {target.name: target for target in find("races")}
 
 
 def test_the_family_is_the_list() -> None:
-    assert FAMILIES["races"] == tuple(race.name for race in RACES)
-    assert len(set(FAMILIES["races"])) == len(RACES)
+    assert FAMILIES["races"] == tuple(race.name for race in EVERY)
+    assert len(set(FAMILIES["races"])) == len(EVERY)
+    assert len(RACES) == len(races.ON_RECORD) == 18
 
 
-@pytest.mark.parametrize("race", RACES, ids=lambda race: race.name)
+@pytest.mark.parametrize("race", EVERY, ids=lambda race: race.name)
 def test_a_race_has_its_defect_and_its_repair(race) -> None:
     variants = {v.name: v.expected for v in scenario(race.name).variants}
     assert variants[DEFECT].verdict is Verdict.VIOLATED
@@ -76,11 +79,14 @@ def test_the_table_has_every_race(shell: Shell) -> None:
     """Here with a budget that ends some searches, which the table says."""
     done = shell("explore", "races", "--live-runs", "0", "--jobs", "1", "--max-states", "500")
     assert done.status == 3
-    for race in RACES:
+    for race in EVERY:
         (line,) = [line for line in done.out.splitlines() if line.startswith(f" {race.name} ")]
         assert race.reference in line
     (line,) = [line for line in done.out.splitlines() if "ksm_stale" in line]
     assert line.count("UNDECIDED") == 2
+    (tally,) = re.findall(r"^(\d+) of 18 defects are found, (\d+) of 18 repairs", done.out, re.M)
+    assert all(0 < int(number) < 18 for number in tally)
+    assert re.search(r"^beyond these: \d of 3 defects", done.out, re.M)
     assert f" of {len(TARGETS)} as expected, " in done.out
 
 
@@ -104,7 +110,7 @@ def test_a_number_that_is_not_as_on_record_has_a_reason(race) -> None:
     assert same == (not record.why)
 
 
-@pytest.mark.parametrize("race", [r for r in RACES if r.name not in BIG], ids=lambda r: r.name)
+@pytest.mark.parametrize("race", [r for r in EVERY if r.name not in BIG], ids=lambda r: r.name)
 def test_the_fewest_switches_are_proven_again(race) -> None:
     name = f"{race.name}/{DEFECT}"
     assert races.least(name) == CHEAPEST[name]

@@ -71,3 +71,15 @@ RACES = (
     Race("pdpte_cached_pmd_freed", "pae", "Linux", 2013, "1de14c3c5cbc",
          "The processor walks a page directory that belongs to somebody else by now."),
 )  # fmt: skip
+"""The eighteen that the family began with, each with the record of a model of numbered steps."""
+
+BEYOND = (
+    Race("nested_flush_by_address", "nested", "KVM (arm64)", 2013,
+         "hyp/tlb.c",
+         "A guest goes on through a translation of two levels of which its host has changed one."),
+    Race("mmu_notifier_fault", "nested", "KVM", 2008, "e930bffe95e1",
+         "A guest is given a page that its host has just unmapped, and keeps it when it is freed."),
+    Race("stray_accessed_dirty", "stray", "Linux, Knights Landing", 2016, "97e3c602ccbd",
+         "A processor sets A and D in an entry that was cleared, which then looks like another."),
+)  # fmt: skip
+"""More of the record, for what of the machine the eighteen do not need."""
