@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from smpmmu.checking import confirms, lasts
+from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ScheduleError, UsageError
 from smpmmu.engine.live import LONGEST_RUN, Stray, in_trio, random_run, replay
+from smpmmu.engine.onward import looks, out_of_reach_after
 from smpmmu.engine.profiling import plan_of_seed
 from smpmmu.engine.race import Race, critical_race
 from smpmmu.engine.run import Action, Ending, Run
@@ -205,10 +207,19 @@ def replay_seed(
 def _onward(system: System, strategy: str, seed: int, longest: int, after: tuple[str, ...]) -> Run:
     plan = plan_of_seed(system, strategy, seed)
 
-    async def run_it() -> Run:
-        return await random_run(system, seed, plan=plan, longest=longest, after=after)
+    async def run_it(until: int) -> Run:
+        return await random_run(system, seed, plan=plan, longest=until, after=after)
 
-    return in_trio(run_it)
+    for until in looks(len(system.contexts), longest):
+        if until <= len(after):
+            continue
+        run = in_trio(run_it, until)
+        if run.ending is not Ending.CUT:
+            return run
+        name = out_of_reach_after(Kernel(system), run.choices)
+        if name:
+            return replace(run, ending=Ending.VIOLATION, violated=name)
+    return in_trio(run_it, longest)
 
 
 def _told(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smpmmu.checking import live_again
+from smpmmu.checking import lasts, live_again
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.live import in_trio
@@ -255,6 +255,7 @@ class Campaign:
             InternalError: one does not fail again, or not so.
         """
         lengths = {}
+        lasting: set[str] = set()
         telling = _telling(failures)
         for plan in {f.strategy: f.plan for f in telling}.values():
             mine = [f for f in telling if f.plan is plan]
@@ -264,7 +265,12 @@ class Campaign:
                     found = f"{run.ending.value} {run.violated}"
                     msg = f"seed {run.seed} violated {failure.violated}; run again: {found}"
                     raise InternalError(msg)
-                in_trio(live_again, self.system, run, self.kernel, frozenset(), plan)
+                live = in_trio(live_again, self.system, run, self.kernel, frozenset(), plan)
+                if run.violated and run.violated not in lasting:
+                    lasting.add(run.violated)
+                    if not in_trio(lasts, self.system, run.violated, live.choices):
+                        msg = f"seed {run.seed} violates {run.violated}, but goes on well live"
+                        raise InternalError(msg)
                 lengths[failure.strategy, failure.seed] = len(run.choices)
         return lengths
 

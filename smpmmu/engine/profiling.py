@@ -82,7 +82,7 @@ def profile(kernel: Kernel) -> Profile:
     """Return the profile of a kernel's system."""
     counts = _Counts()
     plan = Plan(counts)
-    herd = Herd(kernel, range(RUNS), plan=plan, longest=LONGEST_PROFILED, keep=False)
+    herd = Herd(kernel, range(RUNS), plan=plan, longest=LONGEST_PROFILED, keep=False, onward=False)
     for _ in herd.gallop():
         pass
     chooser = counts.chooser

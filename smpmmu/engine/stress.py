@@ -16,6 +16,7 @@ from smpmmu.engine.errors import InternalError
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.numbers import seed_stream
+from smpmmu.engine.onward import looks, out_of_reach
 from smpmmu.engine.pending import Lookout, Many
 from smpmmu.engine.reading import Block
 from smpmmu.engine.run import Ending
@@ -77,8 +78,12 @@ class Herd:
         longest: int = LONGEST_RUN,
         keep: bool = True,
         traced: bool = False,
+        onward: bool = True,
     ) -> None:
-        """Start a run for every seed; with `keep` remember all choices."""
+        """Start a run for every seed; with `keep` remember all choices.
+
+        A long run from which rest is out of reach ends as violating that, unless not `onward`.
+        """
         self.kernel = kernel
         self.seeds = seeds
         self.longest = longest
@@ -93,6 +98,7 @@ class Herd:
         self.names: list[str] = []
         self.chosen: list[tuple[NDArray[np.intp], NDArray[np.uint8]]] | None = [] if keep else None
         self._traces = Traces(kernel.system, many) if traced else None
+        self._looks = frozenset(looks(len(kernel.automata), longest) if onward else ())
         self._lookout = Lookout(kernel)
         self._expander = Expander(kernel)
         self._judge = Judge(kernel, sometimes=False)
@@ -152,6 +158,8 @@ class Herd:
             self.chosen.append((self.which[~stuck], contexts[~stuck]))
         self._end(action, np.flatnonzero(stuck), Ending.STUCK)
         bugs = self._fire(contexts, stuck) if moves is None else self._take(moves, contexts)
+        if action + 1 in self._looks:
+            bugs += self._out_of_reach()
         self._settle(action + 1, bugs, stuck)
 
     def _moves(self) -> Successors:
@@ -214,6 +222,20 @@ class Herd:
             for step in taken:
                 self._traces.took(*step)
             return emissions
+
+    def _out_of_reach(self) -> list[tuple[str, NDArray[np.intp]]]:
+        """Return from which states something can never happen again, and what that violates."""
+        hopeless = []
+        for fingerprint in np.unique(self.block.fps):
+            rows = np.flatnonzero(self.block.fps == fingerprint)
+            fields = self.kernel.layout.fields
+            one = Block(self.block.lanes[:, rows[:1]], self.block.fps[rows[:1]])
+            name = out_of_reach(self.kernel, one)
+            if self.kernel.layout.fields is not fields:
+                self.block.lanes = self.kernel.layout.repack(fields, self.block.lanes)
+            if name:
+                hopeless.append((name, rows))
+        return hopeless
 
     def _repack(self) -> None:
         before = self.kernel.layout.grow()
