@@ -30,6 +30,7 @@ LAYERS = (
     ("seeds",),
     ("replaying", "stressing"),
     ("showing", "shrinking", "passing", "stepping"),
+    ("cluster",),
     ("cli",),
     ("__main__",),
 )

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
               help="One kind of reduction to do without; may be repeated.")  # fmt: skip
 @click.option("--reduce-from", type=click.IntRange(0), metavar="N",
               help="States up to which every state is stored: 65,536.")  # fmt: skip
+@click.option("--cluster", metavar="ADDRESS",
+              help="Let the workers of a Dask scheduler do it, as tcp://HOST:PORT.")  # fmt: skip
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Keep the exploration of one variant in FILE, and go on from what lies there.",
               )  # fmt: skip
@@ -66,7 +68,7 @@ def explore(
     engine: str, live_runs: int | None, max_states: int | None, max_seconds: float | None,
     max_memory: int | None, cpus: int | None, cells: bool, pae: bool, jobs: int | None,
     no_reduction: bool, without: tuple[str, ...], reduce_from: int | None,
-    checkpoint: Path | None, checkpoint_every: float | None,
+    checkpoint: Path | None, checkpoint_every: float | None, cluster: str | None,
 ) -> NoReturn:  # fmt: skip
     """Explore every interleaving of scenarios; without names, the main table; `all`, everything.
 
@@ -119,7 +121,10 @@ def explore(
         if form == "text" and not overview:
             print_page(lambda page: report().answer(rows[-1], page))
 
-    _do(work, jobs or _processes(len(work)), finished, rows, keeper)
+    if cluster is not None and jobs is not None:
+        msg = "--jobs is for this machine, --cluster for others"
+        raise UsageError(msg)
+    _do(work, jobs or _processes(len(work)), finished, rows, keeper, cluster)
     if form == "text" and overview:
         print_page(lambda page: _overview(rows, page, targets[0] if targets else "", cells=cells))
     elif form != "text":
@@ -205,6 +210,7 @@ def _do(
     finished: Callable[[Row], None],
     rows: list[Row],
     keeper: Keeper | None,
+    address: str | None,
 ) -> None:
     """Do all jobs, telling `finished` of each row in order; say what was covered if stopped."""
     from smpmmu.engine.live import in_trio
@@ -220,7 +226,9 @@ def _do(
 
     try:
         with progress:
-            if processes > 1 and len(jobs) > 1:
+            if address is not None:
+                _on_cluster(address, jobs, finished, progress)
+            elif processes > 1 and len(jobs) > 1:
                 for row in spread(jobs, min(processes, len(jobs))):
                     progress.pause()
                     finished(row)
@@ -239,6 +247,19 @@ def _do(
         if keeper is not None and keeper.path.exists():
             click.echo(f"the same command goes on from {keeper.path}", err=True)
         sys.exit(130)
+
+
+def _on_cluster(
+    address: str, jobs: list[Job], finished: Callable[[Row], None], progress: Progress
+) -> None:
+    """Do all jobs on the workers of a scheduler."""
+    from smpmmu.cluster.connection import Cluster
+    from smpmmu.cluster.spread import spread
+
+    with Cluster(address) as cluster:
+        for row in spread(cluster, jobs, lambda done: progress.count(done, len(jobs))):
+            progress.pause()
+            finished(row)
 
 
 def _status(rows: Sequence[Row], *, expected: bool) -> int:

@@ -6,6 +6,7 @@ modelled code is a *violation* and is a value, never an exception (see `engine/v
     SmpmmuError
     +-- UsageError       the command or call names something that does not exist      (exit 2)
     |   +-- CheckpointError   a file to go on from is damaged, or of something else   (exit 2)
+    |   +-- ClusterError      the other machines cannot be reached or used            (exit 2)
     +-- ModelError       modelled code or a scenario breaks the rules of a model      (exit 4)
     +-- ScheduleError    a schedule file is truncated, edited or outdated             (exit 4)
     +-- InternalError    two of our own engines disagree                              (exit 70)
@@ -24,6 +25,10 @@ class UsageError(SmpmmuError):
 
 class CheckpointError(UsageError):
     """A checkpoint is damaged, of something else, or cannot be read or written."""
+
+
+class ClusterError(UsageError):
+    """A cluster that was named cannot be reached, or its workers cannot be used."""
 
 
 class ModelError(SmpmmuError):
