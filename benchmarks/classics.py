@@ -41,7 +41,7 @@ CLASSES: dict[str, Callable[[int], int]] = {
 EXECUTES: dict[str, dict[tuple[str, str], tuple[int, ...]]] = {
     "frontrun": {
         ("inc", ""): (2, 3, 4),
-        ("inc", "all"): (2, 3, 4),
+        ("inc", "all"): (2, 3),
         ("lockinc", ""): (2, 3, 4),
         ("readers", ""): (2, 4),
     },

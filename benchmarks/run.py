@@ -26,13 +26,17 @@ PARTS = ("defer", "variants", "kernel", "classics")
 SPIN = {"none": (), "few": spin.FEW, "all": spin.ALL}
 
 
-def asked(part: str, sizes: tuple[questions.Size, ...], *, slow: bool) -> list[questions.Question]:
+def asked(
+    part: str, sizes: tuple[questions.Size, ...], *, everything: bool
+) -> list[questions.Question]:
     """Return the questions of a part."""
     if part == "defer":
         return [questions.defer(size) for size in sizes]
     if part == "variants":
         return [questions.defer(questions.VARIANT_SIZE, each) for each in questions.VARIANTS]
-    return [each for each in questions.KERNEL if slow or not each.is_large]
+    if everything:
+        return list(questions.KERNEL.values())
+    return [questions.KERNEL[name] for name in questions.FEW_OF_THE_KERNEL]
 
 
 def best(
@@ -74,7 +78,7 @@ def parsed(sizes: Iterable[str]) -> tuple[questions.Size, ...]:
               help="Sizes of defer; otherwise " + "; ".join("{},{},{}".format(*s)
               for s in questions.SIZES[:-1]) + ".")  # fmt: skip
 @click.option("--all", "everything", is_flag=True,
-              help="All sizes, all ways of running SPIN, the kernel with five CPUs.")  # fmt: skip
+              help="All sizes, all ways of running SPIN, all of the kernel's.")  # fmt: skip
 @click.option("--slow", is_flag=True, help="Checkers in Python at large sizes too.")
 @click.option("--spin", "with_spin", type=click.Choice(list(SPIN)), help="Ways of running SPIN.")
 @click.option("--runs", type=click.IntRange(1), default=1, show_default=True,
@@ -95,7 +99,7 @@ def main(
             page, title = classics.page(limit=limit), "Classic programs"
         else:
             page, title = Page(HEADS), f"{part}: whole commands, best of {runs}"
-            for question in asked(part, wanted, slow=slow or everything):
+            for question in asked(part, wanted, everything=everything):
                 answers = best(question, runs, configurations, limit=limit, slow=slow)
                 try:
                     add(page, question.title, answers)

@@ -19,8 +19,11 @@ COMPILERS = ("cc", "gcc", "clang")
 
 MEMORY_LIMIT = "-DMEMLIM=8192"
 """At most 8 GiB."""
-TABLE = "-w24"
-"""A hash table of 2^24 slots, which SPIN doubles by itself when it fills up."""
+SMALL_TABLE, LARGE_TABLE = "-w20", "-w24"
+"""Hash tables of 2^20 and 2^24 slots. SPIN makes its own larger when it fills up; that costs time,
+as clearing a large one does."""
+MANY = 500_000
+"""States from which on the large one is given."""
 
 EVERY_STATE = ("-o1", "-o2")
 """Translate so that variables are kept that nobody reads again: they are part of a state here."""
@@ -36,14 +39,14 @@ class Configuration:
     Attributes:
         name: what rows are called.
         directives: how pan is compiled.
-        options: how it is run.
+        options: how it is run, beside the size of its table.
         reduces: with partial-order reduction, and without what is dead: the counts may be less.
         exhaustive: that nothing is found means that there is nothing.
     """
 
     name: str
     directives: tuple[str, ...] = ()
-    options: tuple[str, ...] = (TABLE,)
+    options: tuple[str, ...] = ()
     reduces: bool = False
     exhaustive: bool = True
 
@@ -62,7 +65,7 @@ ALL = (
     BFS_REDUCED,
     Configuration("dfs SAFETY COLLAPSE", ("-DSAFETY", "-DCOLLAPSE")),
     Configuration("dfs SAFETY, 2 cores", ("-DSAFETY", "-DNCORE=2")),
-    Configuration("bfs, 2 cores", ("-DBFS_PAR",), (TABLE, "-u2")),
+    Configuration("bfs, 2 cores", ("-DBFS_PAR",), ("-u2",)),
     Configuration("dfs bitstate", ("-DSAFETY", "-DBITSTATE"), ("-w30",), exhaustive=False),
 )
 
@@ -72,10 +75,13 @@ def run_spin(
     defines: tuple[str, ...],
     configuration: Configuration = DFS,
     *,
+    states: int = 0,
     optimise: str = "-O2",
     limit: float = 0,
 ) -> Figures | Skipped:
     """Translate, compile and search `peers/MODEL.pml` with macros such as `N=4`.
+
+    It is given a table that is good for so many `states`.
 
     Raises:
         PeerError: SPIN, the compiler or the search failed.
@@ -88,6 +94,7 @@ def run_spin(
     keep = () if configuration.reduces else EVERY_STATE
     directives = [*configuration.directives, MEMORY_LIMIT]
     directives += [] if configuration.reduces else ["-DNOREDUCE"]
+    table = LARGE_TABLE if states > MANY else SMALL_TABLE
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pml = str(MODELS / f"{model}.pml")
@@ -95,7 +102,7 @@ def run_spin(
         compile_ = [compiler(), optimise, "-w", *directives, "-o", "pan", "pan.c"]
         runs.append(measure(compile_, folder))
         try:
-            runs.append(measure(["./pan", *configuration.options], folder, limit))
+            runs.append(measure(["./pan", table, *configuration.options], folder, limit))
         except TooLongError as error:
             return Skipped(tool, str(error))
     return _figures(tool, configuration, runs)

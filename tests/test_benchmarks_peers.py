@@ -37,7 +37,7 @@ def bench():
     before = dict(sys.modules)
     folder = str(ROOT / "benchmarks")
     sys.path.insert(0, folder)
-    names = ("measuring", "spin", "kernel_models", "peers", "questions", "tables")
+    names = ("measuring", "spin", "kernel_models", "peers", "questions", "tables", "plot")
     yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(folder)
     for name in set(sys.modules) - set(before):
@@ -177,6 +177,31 @@ def test_all_questions_name_what_there_is(bench) -> None:
     questions = bench["questions"]
     asked = [questions.defer(size) for size in questions.SIZES]
     asked += [questions.defer(questions.VARIANT_SIZE, each) for each in questions.VARIANTS]
-    for question in (*asked, *questions.KERNEL):
+    assert set(questions.FEW_OF_THE_KERNEL) < set(questions.KERNEL)
+    for question in (*asked, *questions.KERNEL.values()):
         assert one(question.target).system().contexts
         assert (bench["spin"].MODELS / f"{question.model}.pml").exists()
+
+
+def test_the_exponent_of_a_power_is_found(bench, tmp_path) -> None:
+    plot = bench["plot"]
+    points = [plot.Point("a", "defer", n, 3e-6 * n**1.25, 0.5) for n in (10**3, 10**5, 10**7)]
+    assert plot.exponent(points) == pytest.approx(1.25)
+    assert plot.exponent(points[:1]) is None
+    assert plot.label("a", points) == "a, 1.25, 1.25 from 10^5 states"
+    others = [plot.Point("b", "kernel", 10**n, 10.0 ** (n - 6), 0.1) for n in (6, 3)]
+    assert [p.states for p in plot.series(points + others)["b (kernel)"]] == [1_000, 1_000_000]
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "cost.svg"
+    plot.draw(points + others, "measured here", picture)
+    drawn = picture.read_text()
+    for text in ("b (kernel), 1.00", "measured here", "states"):
+        assert text in drawn
+
+
+def test_a_search_is_measured_in_its_own_process(bench) -> None:
+    plot = bench["plot"]
+    point = plot._ours("defer", "defer.3.1.2", 60)
+    assert (point.states, point.tool) == (1_795, "smpmmu")
+    assert point.seconds > 0
+    assert point.before > 0.05  # Python does not start in less

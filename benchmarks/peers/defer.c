@@ -296,5 +296,5 @@ int main(int argc, char **argv) {
 	if (search.violated)
 		printf("\"property\": \"%s\", \"trace_length\": %zu, ", search.violated,
 		       search.depth + (search.violated != NO_DEADLOCK));
-	printf("\"seconds\": %.3f}\n", (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
+	printf("\"seconds\": %.6f}\n", (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9);
 }
