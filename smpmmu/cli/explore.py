@@ -43,6 +43,12 @@ if TYPE_CHECKING:
               help="Stop a variant after S seconds.")  # fmt: skip
 @click.option("--max-memory", metavar="BYTES", callback=lambda _c, _p, v: _bytes(v),
               help="Stop when the search's arrays reach this (as 500M, 2G).")  # fmt: skip
+@click.option("--frontier-memory", metavar="BYTES", callback=lambda _c, _p, v: _bytes(v),
+              help="States still to expand beyond this lie on the disk, in TMPDIR: 1G, and at most "
+              "a quarter of --max-memory.")  # fmt: skip
+@click.option("--cores", type=click.IntRange(1), metavar="N",
+              help="Cores that explore one variant together, with the same result; without it all, "
+              "or one where --jobs takes several.")  # fmt: skip
 @click.option("--cpus", type=click.IntRange(1), metavar="N",
               help="With N vCPUs, where scenarios take them; as NAME/VARIANT+Ncpus.")  # fmt: skip
 @click.option("--cells", is_flag=True, help="List the cells of the table with their counts.")
@@ -66,7 +72,8 @@ if TYPE_CHECKING:
 def explore(
     targets: tuple[str, ...], form: str, save: Path | None, *, every: bool, expected: bool,
     engine: str, live_runs: int | None, max_states: int | None, max_seconds: float | None,
-    max_memory: int | None, cpus: int | None, cells: bool, pae: bool, jobs: int | None,
+    max_memory: int | None, frontier_memory: int | None, cores: int | None,
+    cpus: int | None, cells: bool, pae: bool, jobs: int | None,
     no_reduction: bool, without: tuple[str, ...], reduce_from: int | None,
     checkpoint: Path | None, checkpoint_every: float | None, cluster: str | None,
 ) -> NoReturn:  # fmt: skip
@@ -99,7 +106,9 @@ def explore(
     else:
         every_one = targets == ("all",)
         chosen = catalogue() if every_one else [t for text in targets for t in find(text)]
-    budget = Budget(max_states, max_seconds, max_memory)
+    processes = min(jobs or _processes(len(chosen)), len(chosen))
+    cores = cores or (1 if processes > 1 else None)
+    budget = Budget(max_states, max_seconds, max_memory, frontier_memory, cores)
     if live_runs is None:
         live_runs = LIVE_RUNS
         if overview:
@@ -124,7 +133,7 @@ def explore(
     if cluster is not None and jobs is not None:
         msg = "--jobs is for this machine, --cluster for others"
         raise UsageError(msg)
-    _do(work, jobs or _processes(len(work)), finished, rows, keeper, cluster)
+    _do(work, processes, finished, rows, keeper, cluster)
     if form == "text" and overview:
         print_page(lambda page: _overview(rows, page, targets[0] if targets else "", cells=cells))
     elif form != "text":

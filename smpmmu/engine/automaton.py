@@ -144,11 +144,11 @@ class Automaton:
             loop=None if loop is None else (*key[:3], loop),
         )
         self._check(position)
-        if not position.mid:
-            position.rest = len(self.resting)
-            self.resting.append(position.index)
         self._index[key] = position.index
         self.positions.append(position)
+        if not position.mid:  # other threads look at what rests, so this comes last
+            position.rest = len(self.resting)
+            self.resting.append(position.index)
         return position.index
 
     def _check(self, position: Position) -> None:

@@ -363,6 +363,36 @@ class Kernel(Reader):
             raise ModelError(msg)
 
 
+class Unknown(Exception):
+    """A result was met for the first time, and modelled code may not be run now."""
+
+
+class _Settled(Kernel):
+    """A kernel that shares everything with another one, and never changes anything of it."""
+
+    def follow(self, automaton: Automaton, index: int, result: int) -> int:
+        """Return where `result` leads, as `Kernel.follow`.
+
+        Raises:
+            Unknown: it is new.
+        """
+        after = automaton.positions[index].following.get(result)
+        if after is None:
+            raise Unknown
+        return after
+
+    def grown(self) -> Grown:
+        """Ask for nothing."""
+        return Grown()
+
+
+def settled(kernel: Kernel) -> Kernel:
+    """Return a kernel that knows what this one knows, now and later, and learns nothing."""
+    view = object.__new__(_Settled)
+    view.__dict__ = kernel.__dict__
+    return view
+
+
 @dataclass(slots=True)
 class Moved:
     """Machines of a block in the middle of an action.

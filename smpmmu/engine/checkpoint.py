@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from smpmmu.engine.errors import CheckpointError
-from smpmmu.engine.explore import Found, Frontier
+from smpmmu.engine.explore import Found
+from smpmmu.engine.frontier import Frontier
 from smpmmu.engine.growth import Growth
 from smpmmu.engine.liveness import Stuck
 from smpmmu.engine.verdict import Exploration, Verdict

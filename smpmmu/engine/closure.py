@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smpmmu.engine.errors import InternalError
-from smpmmu.engine.explore import ROWS
+from smpmmu.engine.frontier import ROWS
 from smpmmu.engine.reading import Block
 from smpmmu.engine.successors import gathered
 
 if TYPE_CHECKING:
     from smpmmu.engine.batch import Kernel
-    from smpmmu.engine.explore import Frontier
+    from smpmmu.engine.frontier import Frontier
 
 
 class Collision(InternalError):

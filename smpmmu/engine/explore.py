@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from smpmmu.engine.cores import Ahead, processors
+from smpmmu.engine.frontier import Frontier, Level, Room, joined
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.liveness import Stuck
@@ -29,26 +31,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.batch import Kernel
-    from smpmmu.engine.layout import Lanes
     from smpmmu.engine.reduction import Reduction
     from smpmmu.engine.steps import Column
     from smpmmu.engine.verdict import Budget
 
     Ids = NDArray[Any]  # (n,) uint32 while that is enough, else uint64
 
-ROWS = 1 << 17
-"""Machines expanded at once: large enough to hide numpy's overhead, small enough for the cache."""
-
 EXACT_STATES = 1 << 16
 """Up to so many states, those with equal fingerprints are compared whole."""
+
+AT_WORK = 80
+"""Bytes that are worked with for each successor of a block, and a machine's own on top."""
 
 FEW_EDGES = 1 << 16
 """Up to so many transitions edges are kept anyway, so that a violation needs no second pass."""
 
 KEPT = (
     "found", "states", "transitions", "levels", "exact", "peak_nbytes", "edges", "edges_from",
-    "level_fps", "whole", "_parents", "_agents", "_ways_nbytes", "_stuck", "_dead", "_next",
-    "_level", "_frontier", "_depth", "_row", "_suspect",
+    "level_fps", "whole", "_parents", "_agents", "_ways_nbytes", "_stuck", "_dead", "_level",
+    "_depth", "_row", "_suspect",
 )  # fmt: skip
 """Attributes of a search that change while it goes on, for checkpoints."""
 
@@ -61,24 +62,6 @@ class Found:
     depth: int
     ids: NDArray[np.int64]
     fps: Column
-
-
-@dataclass(slots=True)
-class Frontier:
-    """States of one depth still to expand: lanes (lanes, n), fps (n,), ids (n,)."""
-
-    lanes: Lanes
-    fps: Column
-    ids: NDArray[np.int64]
-
-    def cut(self, begin: int) -> Block:
-        """Return the machines from `begin` on that are expanded at once."""
-        return Block(self.lanes[:, begin : begin + ROWS], self.fps[begin : begin + ROWS])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self.lanes.nbytes + self.fps.nbytes + self.ids.nbytes
 
 
 class Search:
@@ -131,11 +114,15 @@ class Search:
         self._ways_nbytes = 0
         self._stuck = Stuck()
         self._dead: list[Column] = []
-        self._next: list[Frontier] = []
+        self._room = Room(budget.room)
+        self._now = Level(kernel.layout, self._room)
+        self._next = Level(kernel.layout, self._room)
+        self._at = 0  # the block of `_now` to expand next
+        self._ahead = Ahead(self._expander, 1 if reduction else budget.cores or processors())
+        self._most = 0  # bytes worked with at once
         self._level: list[Column] = []
         self.whole: list[Frontier] = []
-        self._frontier = Frontier(*_start(kernel))
-        self._depth = self._row = 0  # where the next block to expand begins
+        self._depth = self._row = 0  # states of this depth that are done
         self._started = time.monotonic() if started is None else started
         self._suspect = False
         self._begins_with = sorted({a.positions[0].bug for a in kernel.automata} - {""})
@@ -166,34 +153,56 @@ class Search:
             self._begin()
         if self._begins_with:  # nothing can happen after a bug
             return
-        while self._frontier.ids.size and not self._done(self._depth):
+        try:
+            yield from self._levels()
+        finally:
+            self._ahead.close()
+        if self.stopped:
+            if self._suspect and not self.found:
+                self._judge_stuck()  # a deadlock is one, though a shorter way may be unseen
+        elif not self.found or self.every:
+            self._judge_stuck()
+
+    def _levels(self) -> Iterator[int]:
+        while not self._done(self._depth):
             if len(self.edges_from) == self._depth:
                 self.edges_from.append(len(self.edges or ()))
             yield self._depth
-            while self._row < self._frontier.ids.size and not self._over_budget():
-                self._expand(self._row, self._depth)
-                self._row += ROWS
+            while self._at < len(self._now) and not self._over_budget():
+                self._expand(self._depth)
+                self._row += self._now.drop(self._at)
+                self._at += 1
                 yield self._depth
             if self.stopped:
                 yield self._depth
-                if self._suspect and not self.found:
-                    self._judge_stuck()  # a deadlock is one, though a shorter way may be unseen
                 return
-            self._stuck.settle([f.fps for f in self._next])
-            self._depth, self._row = self._depth + 1, 0
-            self._frontier = self._joined()
-        if not self.found or self.every:
-            self._judge_stuck()
+            self._next_level()
+            if not len(self._now):
+                return
+
+    def _next_level(self) -> None:
+        self._next.close()
+        if self._stuck.many:
+            self._stuck.settle(self._next.fps())
+        if self.edges is not None:
+            self.level_fps.append(np.concatenate(self._level or [_NONE]))
+            self._level = []
+        self._now.end()
+        self._now, self._next = self._next, Level(self.kernel.layout, self._room)
+        self._depth, self._at, self._row = self._depth + 1, 0, 0
 
     def _begin(self) -> None:
         """Look at the first state."""
-        self._visited.add(self._frontier.fps)
-        self.level_fps.append(self._frontier.fps)
-        self.whole = [replace(self._frontier)] if self.exact else []
-        first = Block(self._frontier.lanes, self._frontier.fps)
-        broken = self._judge.look(first)
+        block = self.kernel.initial()
+        first = Frontier(block.lanes, block.fps, np.zeros(1, dtype=np.int64))
+        self._visited.add(first.fps)
+        self.level_fps.append(first.fps)
+        self.whole = [replace(first)] if self.exact else []
+        broken = self._judge.look(block)
         broken += [(bug, np.zeros(1, dtype=np.intp)) for bug in self._begins_with]
-        self._record(broken, self._frontier, 0)
+        self._record(broken, first, 0)
+        self._now.put(first)
+        self._now.close()
 
     def kept(self) -> dict[str, Any]:
         """Return all that another search needs to go on from here, at a yield of `depths`.
@@ -201,12 +210,17 @@ class Search:
         It is numbers, arrays, and records of these; how far the kernel has grown comes on top.
         """
         state = {name: getattr(self, name) for name in KEPT}
-        return state | {"visited": self._visited.keys(), "reached": self.reached}
+        levels = {"now": self._now.closed(), "next": self._next.closed(), "open": self._next.open()}
+        return state | levels | {"visited": self._visited.keys(), "reached": self.reached}
 
     def go_on(self, kept: dict[str, Any]) -> None:
         """Go on, in a search that has not begun, from what another one kept."""
         for name in KEPT:
             setattr(self, name, kept[name])
+        self._now.add(kept["now"])
+        self._next.add(kept["next"])
+        for part in kept["open"]:
+            self._next.put(part)
         self._visited.add(kept["visited"])
         self._judge.go_on(kept["reached"])
 
@@ -229,7 +243,7 @@ class Search:
 
     def _over_budget(self) -> bool:
         budget = self.budget
-        held = self.nbytes + self._frontier.nbytes + sum(f.nbytes for f in self._next)
+        held = self.nbytes + self._room.held + self._most
         if self.edges is not None and self._keep_edges:
             held += sum(e.nbytes for edge in self.edges for e in edge)
             held += sum(f.nbytes for f in self.level_fps)
@@ -242,57 +256,67 @@ class Search:
             self.stopped = f"seconds ({budget.seconds:g})"
         return bool(self.stopped)
 
-    def _expand(self, begin: int, depth: int) -> None:
-        while True:
-            block = self._frontier.cut(begin)
-            try:
-                successors = self._expander.successors(block)
-                break
-            except Grown:
-                self._repack()
-        self._stand_still(block, begin, depth, successors)
+    def _expand(self, depth: int) -> None:
+        for number in range(self._at + 1, len(self._now)):
+            self._ahead.look(self._now, number)
+        for number in range(len(self._next)):
+            self._ahead.look(self._next, number)
+        part, successors, order, distinct = self._successors()
+        self._stand_still(part, depth, successors)
         if not len(successors):
             return
+        self._most = max(self._most, len(successors) * (AT_WORK + part.lanes.nbytes // len(part)))
         self.transitions += len(successors)
-        order, distinct = first_of_each(successors.fps)
         new = self._visited.add(distinct)
         chosen = np.sort(order[new])
         if self.edges is not None:
-            parents = _narrow(self._frontier.ids[begin:][successors.rows])
+            parents = _narrow(part.ids[successors.rows])
             self.edges.append((parents, successors.contexts, successors.fps))
             if self.transitions > FEW_EDGES and not self._keep_edges:
                 self.edges, self.level_fps = None, []
         if chosen.size:
-            self._materialise(block, begin, depth + 1, successors, chosen)
+            self._materialise(part, depth + 1, successors, chosen)
+
+    def _successors(self) -> tuple[Frontier, Successors, NDArray[np.int64], Column]:
+        """Return the next block, its successors, and which of them are the first of their kind."""
+        known = self._ahead.take(self._now, self._at)
+        if known is not None:
+            return known.part, known.successors, known.order, known.distinct
+        while True:
+            part = self._now.block(self._at)
+            try:
+                successors = self._expander.successors(part.block)
+                return part, successors, *first_of_each(successors.fps)
+            except Grown:
+                self._repack()
 
     def _materialise(
         self,
-        block: Block,
-        begin: int,
+        parents: Frontier,
         depth: int,
         successors: Successors,
         chosen: NDArray[np.int64],
     ) -> None:
         """Build the new states, judge them, and put them on the next frontier."""
-        rows = successors.rows[chosen]
-        lanes = successors.made(block.lanes, chosen)
+        rows = successors.rows.take(chosen)
+        lanes = successors.made(parents.lanes, chosen)
         ids = np.arange(self.states, self.states + chosen.size)
-        self._parents.append(_narrow(self._frontier.ids[begin:][rows]))
-        self._agents.append(successors.contexts[chosen])
+        self._parents.append(_narrow(parents.ids.take(rows)))
+        self._agents.append(successors.contexts.take(chosen))
         self._ways_nbytes += self._parents[-1].nbytes + self._agents[-1].nbytes
         self.states += int(chosen.size)
         if len(self.levels) == depth:
             self.levels.append(0)
         self.levels[depth] += int(chosen.size)
-        part = Frontier(lanes, successors.fps[chosen], ids)
+        part = Frontier(lanes, successors.fps.take(chosen), ids)
         if self.exact:
             self.whole.append(replace(part))
             if self.states > EXACT_STATES:
                 self.exact, self.whole = False, []
         if self.edges is not None:
             self._level.append(part.fps)
-        self._record(self._judge.look(Block(lanes, part.fps)), part, depth)
-        self._next.append(self._without_bugs(part, depth, successors, chosen))
+        self._record(self._judge.look(part.block), part, depth)
+        self._next.put(self._without_bugs(part, depth, successors, chosen))
 
     def _without_bugs(
         self, part: Frontier, depth: int, successors: Successors, chosen: NDArray[np.int64]
@@ -307,10 +331,10 @@ class Search:
             self._record([(bug, np.arange(low, high))], part, depth)
         return Frontier(part.lanes[:, alive], part.fps[alive], part.ids[alive])
 
-    def _stand_still(self, block: Block, begin: int, depth: int, successors: Successors) -> None:
+    def _stand_still(self, block: Frontier, depth: int, successors: Successors) -> None:
         """Find deadlocks, and note the states in which no progress is enabled."""
         if not self.kernel.system.terminates:
-            self._deadlocks(block, begin, successors)
+            self._deadlocks(block, successors)
             return
         progress = np.zeros(len(block), dtype=np.bool_)
         progress[successors.rows[successors.progress]] = True
@@ -325,16 +349,14 @@ class Search:
         moved[successors.rows] = True
         dead = stuck[~moved[stuck]]
         if self._obligatory.all():
-            self._record_rows(NO_DEADLOCK, depth, begin, block, dead)
+            self._record([(NO_DEADLOCK, dead)], block, depth)
             self._dead.append(block.fps[dead])
             stuck = stuck[moved[stuck]]
         else:  # it may have been one already before the last daemon moved
             self._suspect |= bool(dead.size)
-        self._note(block, begin, stuck, successors)
+        self._note(block, stuck, successors)
 
-    def _note(
-        self, block: Block, begin: int, stuck: NDArray[np.intp], successors: Successors
-    ) -> None:
+    def _note(self, block: Frontier, stuck: NDArray[np.intp], successors: Successors) -> None:
         """Remember the rows `stuck` and all moves out of them, to be judged at the end."""
         number = np.full(len(block), -1, dtype=np.int64)
         number[stuck] = np.arange(stuck.size)
@@ -342,19 +364,19 @@ class Search:
         moves = np.flatnonzero(sources >= 0)
         self._stuck.note(
             block.fps[stuck],
-            self._frontier.ids[begin:][stuck],
+            block.ids[stuck],
             sources[moves],
             successors.fps[moves],
             self._obligatory[successors.contexts[moves]],
         )
 
-    def _deadlocks(self, block: Block, begin: int, successors: Successors) -> None:
+    def _deadlocks(self, block: Frontier, successors: Successors) -> None:
         """Find states in which nothing obligatory moves, where a program has no end."""
         moved = np.zeros(len(block), dtype=np.bool_)
         moved[successors.rows[self._obligatory[successors.contexts]]] = True
         still = np.flatnonzero(~moved)
         self._suspect |= bool(still.size)
-        self._note(block, begin, still, successors)
+        self._note(block, still, successors)
 
     def hopeless(self, name: str) -> Column:
         """Return all states after which `name` is violated: no deadlock, or rest in reach.
@@ -383,12 +405,6 @@ class Search:
             if rows.size:
                 self._add(Found(name, depth, part.ids[rows], part.fps[rows]))
 
-    def _record_rows(
-        self, name: str, depth: int, begin: int, block: Block, rows: NDArray[np.intp]
-    ) -> None:
-        if rows.size:
-            self._add(Found(name, depth, self._frontier.ids[begin:][rows], block.fps[rows]))
-
     def _add(self, new: Found) -> None:
         """Keep, for each property, the states of its smallest depth."""
         for old in self.found:
@@ -400,40 +416,16 @@ class Search:
         self.found.append(new)
 
     def _repack(self) -> None:
-        layout = self.kernel.layout
-        before = layout.grow()
+        """Let the layout grow; blocks still to expand follow when they are asked for."""
+        self._ahead.forget()
+        before = self.kernel.layout.grow()
         if self.whole:
-            self.whole = [_join(self.whole)]
-        for part in (self._frontier, *self._next, *self.whole):
-            part.lanes = layout.repack(before, part.lanes)
-
-    def _joined(self) -> Frontier:
-        parts, self._next = self._next, []
-        if self.edges is not None:
-            self.level_fps.append(np.concatenate(self._level or [_NONE]))
-            self._level = []
-        if not parts:
-            none = np.zeros((self.kernel.layout.lanes, 0), np.uint64)
-            return Frontier(none, _NONE, np.zeros(0, dtype=np.int64))
-        return _join(parts)
+            self.whole = [joined(self.whole)]
+        for part in self.whole:
+            part.lanes = self.kernel.layout.repack(before, part.lanes)
 
 
 _NONE = np.zeros(0, dtype=np.uint64)
-
-
-def _start(kernel: Kernel) -> tuple[Lanes, Column, NDArray[np.int64]]:
-    block = kernel.initial()
-    return block.lanes, block.fps, np.zeros(1, dtype=np.int64)
-
-
-def _join(parts: list[Frontier]) -> Frontier:
-    if len(parts) == 1:
-        return parts[0]
-    return Frontier(
-        np.concatenate([p.lanes for p in parts], axis=1),
-        np.concatenate([p.fps for p in parts]),
-        np.concatenate([p.ids for p in parts]),
-    )
 
 
 def _narrow(ids: NDArray[np.int64]) -> Ids:

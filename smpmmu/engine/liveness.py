@@ -71,11 +71,15 @@ class Stuck:
             self.nbytes += states.nbytes + ids.nbytes + sources.nbytes
             self.nbytes += targets.nbytes + obligatory.nbytes
 
+    @property
+    def many(self) -> bool:
+        """Whether it is time to settle."""
+        return self.count > max(PEEL_AT, 2 * self._kept)
+
     def settle(self, frontier: list[Column]) -> None:
         """Forget states that surely have a way out; `frontier` are the states still to expand."""
-        if self.count > max(PEEL_AT, 2 * self._kept):
-            self._peel(np.concatenate(frontier or [_NONE]))
-            self._kept = self.count
+        self._peel(np.concatenate(frontier or [_NONE]))
+        self._kept = self.count
 
     def hopeless(self) -> tuple[Hopeless, Hopeless]:
         """Return (ids, fingerprints) of states from which nothing obligatory, or no rest, follows.

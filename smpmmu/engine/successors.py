@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from smpmmu.engine.batch import Unknown, settled
+from smpmmu.engine.errors import ModelError
+from smpmmu.engine.layout import Grown
 from smpmmu.engine.program import Role
 from smpmmu.engine.steps import TAKEN, enabled, overflow, taken, updated
 
@@ -90,6 +93,7 @@ class Expander:
         self._kernel = kernel
         self._few = Few(kernel)
         self._reduction = reduction
+        self._settled = settled(kernel)
 
     def successors(self, block: Block) -> Successors:
         """Return every successor of every machine.
@@ -101,6 +105,16 @@ class Expander:
         if self._reduction is None and len(block) <= FEW:
             return self._few.successors(block)
         return gathered(self._kernel, block, self._reduction)
+
+    def peek(self, block: Block) -> Successors | None:
+        """Return the same without changing anything, or None where something must grow.
+
+        Any thread may do this while another one does something else, but for growing the layout.
+        """
+        try:
+            return gathered(self._settled, block)
+        except (Unknown, Grown, ModelError):  # an error is raised when its turn comes
+            return None
 
 
 def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -> Successors:

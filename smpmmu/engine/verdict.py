@@ -18,11 +18,32 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Where to stop looking: states, seconds, bytes of the search's own arrays; None: nowhere."""
+    """What a search may take, and where it stops then; None: as much as there is.
+
+    Attributes:
+        states: how many to see.
+        seconds: how long to look.
+        memory: bytes that the search may take, with what it works with for a while.
+        frontier: bytes of that for states still to expand; the rest of them goes to the disk.
+        cores: how many search together; what they find does not depend on it.
+    """
 
     states: int | None = None
     seconds: float | None = None
     memory: int | None = None
+    frontier: int | None = None
+    cores: int | None = None
+
+    @property
+    def room(self) -> int:
+        """Bytes for states still to expand: unless asked for, a gigabyte, or a quarter of all."""
+        if self.frontier is not None:
+            return self.frontier
+        return FRONTIER if self.memory is None else min(FRONTIER, self.memory // 4)
+
+
+FRONTIER = 10**9
+"""Bytes of the frontier from which on it goes to the disk."""
 
 
 def bytes_of(text: str) -> int:

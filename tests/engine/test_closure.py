@@ -11,8 +11,8 @@ from smpmmu.engine import fingerprints
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.closure import Collision, certify
 from smpmmu.engine.errors import InternalError
-from smpmmu.engine.explore import Frontier
 from smpmmu.engine.expressions import value
+from smpmmu.engine.frontier import Frontier
 from smpmmu.engine.local import call
 from smpmmu.engine.routines import bug_on
 from smpmmu.engine.steps import Word, load, store

@@ -6,7 +6,7 @@ from math import comb
 
 import pytest
 
-from smpmmu.engine import explore, successors
+from smpmmu.engine import frontier, successors
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
@@ -160,7 +160,7 @@ def test_many_machines_at_one_position_read_many_values() -> None:
 def test_blocks_change_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = system(main("a", counting("a", 9)), main("b", counting("b", 9)))
     whole = answer(grid)
-    monkeypatch.setattr(explore, "ROWS", 3)
+    monkeypatch.setattr(frontier, "ROWS", 3)
     cut = answer(grid)
     assert (cut.states, cut.transitions, cut.levels) == (100, 180, whole.levels)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from smpmmu.engine import explore
+from smpmmu.engine import frontier
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.explore import KEPT, Search
 from smpmmu.engine.growth import grow, growth
@@ -57,7 +57,7 @@ def left(asked: System, some: int, **how: bool) -> Iterator[Search]:
 @pytest.mark.parametrize("every", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_from_any_block_on(name: str, *, every: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explore, "ROWS", 100)
+    monkeypatch.setattr(frontier, "ROWS", 100)
     *others, whole = left(one(name).system(), 37, every=every)
     assert len(others) > 0
     for other in others:
@@ -89,6 +89,7 @@ def test_a_budget_leaves_what_can_be_gone_on_with() -> None:
 def test_everything_that_changes_is_kept() -> None:
     """An attribute that a search changes on its way is one of `KEPT`, or one of these."""
     apart = {"kernel", "budget", "stopped", "_visited", "_judge", "_expander", "_started"}
+    apart |= {"_now", "_next", "_at", "_room", "_most", "_ahead"}
     search = Search(Kernel(one(NAMES[0]).system()), Budget(), every=True)
     before = {name: repr(copy.copy(value)) for name, value in vars(search).items()}
     for _ in search.depths():

@@ -162,7 +162,7 @@ def test_a_shorter_schedule_is_better_than_one_with_fewer_switches() -> None:
 
 def test_blocks_change_no_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = grid(7, 7, 5, 6)
-    monkeypatch.setattr("smpmmu.engine.explore.ROWS", 2)
+    monkeypatch.setattr("smpmmu.engine.frontier.ROWS", 2)
     assert grid(7, 7, 5, 6) == whole
 
 
@@ -170,7 +170,7 @@ def test_all_states_that_break_a_property_at_one_depth_are_targets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Any three of five increments do; only three of the same vCPU need no switch."""
-    monkeypatch.setattr("smpmmu.engine.explore.ROWS", 1)
+    monkeypatch.setattr("smpmmu.engine.frontier.ROWS", 1)
     more = fetch_add(Word("count", 3), 1)
     contexts = (main("a", call(steps, more, more)), main("b", call(steps, more, more, more)))
     never = always("never", value(Word("count", 3)) != 3)
