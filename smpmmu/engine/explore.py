@@ -87,10 +87,11 @@ class Search:
         keep_edges: bool = False,
         started: float | None = None,
         reduction: Reduction | None = None,
+        start: Block | None = None,
     ) -> None:
         """Search what `kernel` can reach, or what a `reduction` leaves of it.
 
-        With `every` go on after a violation.
+        With `every` go on after a violation; with `start` begin at that machine.
         """
         self.kernel = kernel
         self.budget = budget
@@ -122,6 +123,7 @@ class Search:
         self._most = 0  # bytes worked with at once
         self._level: list[Column] = []
         self.whole: list[Frontier] = []
+        self._start = start
         self._depth = self._row = 0  # states of this depth that are done
         self._started = time.monotonic() if started is None else started
         self._suspect = False
@@ -193,7 +195,7 @@ class Search:
 
     def _begin(self) -> None:
         """Look at the first state."""
-        block = self.kernel.initial()
+        block = self._start or self.kernel.initial()
         first = Frontier(block.lanes, block.fps, np.zeros(1, dtype=np.int64))
         self._visited.add(first.fps)
         self.level_fps.append(first.fps)

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from smpmmu.engine.cheapest import states_along
-from smpmmu.engine.explore import Frontier, Search
+from smpmmu.engine.explore import Search
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget
 
@@ -38,14 +36,6 @@ def looks(contexts: int, longest: int) -> Iterator[int]:
         at *= 2
 
 
-class _Onward(Search):
-    """A search that begins at any state."""
-
-    def __init__(self, kernel: Kernel, start: Block) -> None:
-        super().__init__(kernel, Budget(states=MOST_STATES), every=True)
-        self._frontier = Frontier(start.lanes, start.fps, np.zeros(1, dtype=np.int64))
-
-
 def out_of_reach(kernel: Kernel, start: Block) -> str:
     """Return what is violated after `start`, one machine: no deadlock, or rest in reach; or "".
 
@@ -53,7 +43,7 @@ def out_of_reach(kernel: Kernel, start: Block) -> str:
     """
     if any(kernel.lookup(start, number, "bug").any() for number in range(len(kernel.automata))):
         return ""  # it has ended
-    search = _Onward(kernel, start)
+    search = Search(kernel, Budget(states=MOST_STATES), every=True, start=start)
     for _ in search.depths():
         pass
     if search.stopped:
