@@ -145,21 +145,39 @@ SB_MFENCE = test((w("x"), F, r(0, "y")), (w("y"), F, r(1, "x")))
 SB_ONE_MFENCE = test((w("x"), F, r(0, "y")), (w("y"), r(1, "x")))
 SB_LOCKED = test((x(2, "x"), r(0, "y")), (x(3, "y"), r(1, "x")))
 LB = test((r(0, "x"), w("y")), (r(1, "y"), w("x")))
+LB_MFENCE = test((r(0, "x"), F, w("y")), (r(1, "y"), F, w("x")))
+LB_LOCKED = test((r(0, "x"), x(2, "y")), (r(1, "y"), x(3, "x")))
 MP = test((w("x"), w("y")), (r(0, "y"), r(1, "x")))
+MP_MFENCE = test((w("x"), F, w("y")), (r(0, "y"), F, r(1, "x")))
+MP_LOCKED = test((x(2, "x"), x(3, "y")), (r(0, "y"), r(1, "x")))
 S = test((w("x", 2), w("y")), (r(0, "y"), w("x")))
+S_MFENCE = test((w("x", 2), F, w("y")), (r(0, "y"), F, w("x")))
+S_LOCKED = test((x(1, "x", 2), x(2, "y")), (r(0, "y"), x(3, "x")))
 R = test((w("x"), w("y")), (w("y", 2), r(0, "x")))
 R_MFENCE = test((w("x"), w("y")), (w("y", 2), F, r(0, "x")))
 R_LOCKED = test((w("x"), w("y")), (x(1, "y", 2), r(0, "x")))
 TWO_TWO_W = test((w("x"), w("y", 2)), (w("y"), w("x", 2)))
+TWO_TWO_W_MFENCE = test((w("x"), F, w("y", 2)), (w("y"), F, w("x", 2)))
+TWO_TWO_W_LOCKED = test((x(0, "x"), w("y", 2)), (x(1, "y"), w("x", 2)))
 IRIW = test((w("x"),), (w("y"),), (r(0, "x"), r(1, "y")), (r(2, "y"), r(3, "x")))
+IRIW_MFENCE = test((w("x"),), (w("y"),), (r(0, "x"), F, r(1, "y")), (r(2, "y"), F, r(3, "x")))
+IRIW_LOCKED = test((x(4, "x"),), (x(5, "y"),), (r(0, "x"), r(1, "y")), (r(2, "y"), r(3, "x")))
 CO_RR = test((w("x"),), (r(0, "x"), r(1, "x")))
+CO_RR_MFENCE = test((w("x"),), (r(0, "x"), F, r(1, "x")))
+CO_RR_LOCKED = test((x(2, "x"),), (r(0, "x"), r(1, "x")))
 N6 = test((w("x"), r(0, "x"), r(1, "y")), (w("y", 2), w("x", 2)))
+N6_MFENCE = test((w("x"), F, r(0, "x"), r(1, "y")), (w("y", 2), w("x", 2)))
+N6_LOCKED = test((x(2, "x"), r(0, "x"), r(1, "y")), (w("y", 2), w("x", 2)))
 N5 = test((w("x"), r(0, "x")), (w("x", 2), r(1, "x")))
 WRC = test((w("x"),), (r(0, "x"), w("y")), (r(1, "y"), r(2, "x")))
 
 
 OWENS = "Owens, Sarkar, Sewell 2009"
 PAPERS = "Sewell et al., CACM 2010, and Owens, Sarkar, Sewell 2009"
+NONE_TO_LOSE = (
+    f"{PAPERS}: a fence or a locked instruction takes outcomes away that sequentially consistent "
+    "memory lacks, and here there are none"
+)
 SEQUENTIAL = "Lamport 1979: on sequentially consistent memory"
 
 
@@ -190,6 +208,25 @@ VARIANTS = (
     allowed("co_rr", CO_RR, "001 011 111", f"{PAPERS}: a word does not go back"),
     allowed("n5", N5, "111 121 122 222", f"{OWENS}: n5 forbids r0 = 2 with r1 = 1"),
     allowed("n6", N6, "1012 1022 1212 1222 2222", f"{OWENS}: n6 allows r0 = 1, r1 = 0, x = 1"),
+    allowed("n6_mfence", N6_MFENCE, "1022 1212 1222 2222", f"{PAPERS}: MFENCE forbids it"),
+    allowed("n6_locked", N6_LOCKED, "10022 12022 12212 22022",
+            f"{PAPERS}: a locked instruction forbids it"),
+    allowed("lb_mfence", LB_MFENCE, "0011 0111 1011", NONE_TO_LOSE),
+    allowed("lb_locked", LB_LOCKED, "000011 010011 100011", NONE_TO_LOSE),
+    allowed("mp_mfence", MP_MFENCE, "0011 0111 1111", NONE_TO_LOSE),
+    allowed("mp_locked", MP_LOCKED, "000011 010011 110011", NONE_TO_LOSE),
+    allowed("s_mfence", S_MFENCE, "011 021 111", NONE_TO_LOSE),
+    allowed("s_locked", S_LOCKED, "000211 010021 100211", NONE_TO_LOSE),
+    allowed("two_two_w_mfence", TWO_TWO_W_MFENCE, "12 21 22", NONE_TO_LOSE),
+    allowed("two_two_w_locked", TWO_TWO_W_LOCKED, "0022 0221 2012", NONE_TO_LOSE),
+    allowed("iriw_mfence", IRIW_MFENCE,
+            "000011 000111 001011 001111 010011 010111 011011 011111 100011 100111 101111 110011 "
+            "110111 111011 111111", NONE_TO_LOSE),
+    allowed("iriw_locked", IRIW_LOCKED,
+            "00000011 00010011 00100011 00110011 01000011 01010011 01100011 01110011 10000011 "
+            "10010011 10110011 11000011 11010011 11100011 11110011", NONE_TO_LOSE),
+    allowed("co_rr_mfence", CO_RR_MFENCE, "001 011 111", NONE_TO_LOSE),
+    allowed("co_rr_locked", CO_RR_LOCKED, "0001 0101 1101", NONE_TO_LOSE),
     allowed("sb_sequential", SB, "0111 1011 1111", SEQUENTIAL, tso=False),
     allowed("r_sequential", R, "011 111 112", SEQUENTIAL, tso=False),
     allowed("n6_sequential", N6, "1022 1212 1222 2222", SEQUENTIAL, tso=False),

@@ -24,7 +24,13 @@ FAMOUS = {
     "r_mfence": ("012", False), "r_locked": ("0012", False), "two_two_w": ("11", False),
     "iriw": ("101011", False), "wrc": ("11011", False), "co_rr": ("101", False),
     "n5": ("211", False), "n6": ("1012", True), "sb_sequential": ("0011", False),
-    "r_sequential": ("012", False), "n6_sequential": ("1012", False),
+    "n6_mfence": ("1012", False), "n6_locked": ("10012", False), "lb_mfence": ("1111", False),
+    "lb_locked": ("110011", False), "mp_mfence": ("1011", False), "mp_locked": ("100011", False),
+    "s_mfence": ("121", False), "s_locked": ("100021", False), "two_two_w_mfence": ("11", False),
+    "two_two_w_locked": ("2211", False), "iriw_mfence": ("101011", False),
+    "iriw_locked": ("10100011", False), "co_rr_mfence": ("101", False),
+    "co_rr_locked": ("1001", False), "r_sequential": ("012", False),
+    "n6_sequential": ("1012", False),
 }  # fmt: skip
 
 
