@@ -142,7 +142,7 @@ OWN = "argument: the guest does not know what its host changes, and when"
 @scenario(
     variant("defect", violated(NO_ACCESS_TO_FREED_FRAME, BY_ADDRESS), kvm=Kvm((ADDR,))),
     variant("repair", holds(BY_ADDRESS), kvm=Kvm()),
-    variant("speculating_repair", holds(BY_ADDRESS), kvm=Kvm(), speculates=True),
+    variant("speculating_repair", holds(BY_ADDRESS), kvm=Kvm(), pages=(ADDR,), speculates=True),
     variant("global_repair", holds(BY_ADDRESS), kvm=Kvm(), flags=TOUCHED | PAGE_GLOBAL),
     variant("one_address", holds("argument: the address that is flushed is the only one"),
             kvm=Kvm((ADDR,)), pages=(ADDR,)),
