@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -37,7 +38,16 @@ def bench():
     before = dict(sys.modules)
     folder = str(ROOT / "benchmarks")
     sys.path.insert(0, folder)
-    names = ("measuring", "spin", "kernel_models", "peers", "questions", "tables", "plot")
+    names = (
+        "measuring",
+        "spin",
+        "kernel_models",
+        "peers",
+        "questions",
+        "tables",
+        "plot",
+        "classics",
+    )
     yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(folder)
     for name in set(sys.modules) - set(before):
@@ -205,3 +215,36 @@ def test_a_search_is_measured_in_its_own_process(bench) -> None:
     assert (point.states, point.tool) == (1_795, "smpmmu")
     assert point.seconds > 0
     assert point.before > 0.05  # Python does not start in less
+
+
+def run(*options: str):
+    command = [sys.executable, str(ROOT / "benchmarks/run.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_one_command_asks_and_compares() -> None:
+    done = run("--part", "defer", "--size", "2,1,1", "--spin", "none", "--markdown")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(" | ") for line in done.stdout.splitlines() if " | 36 | 41 | " in line]
+    asked = [line[0].removeprefix("| ") for line in lines]
+    assert asked[0] == "smpmmu"
+    assert "Python breadth-first" in asked
+    assert lines[0][-1] == "1.00 |"
+    assert "processors; CPython" in done.stdout
+    assert "`python benchmarks/run.py --part defer --size 2,1,1" in done.stdout
+
+
+def test_a_wrong_size_is_refused() -> None:
+    done = run("--size", "2,1")
+    assert done.returncode == 2
+    assert "expected N,P,K, found '2,1'" in done.stderr
+
+
+def test_a_classic_program_is_a_row(bench, monkeypatch) -> None:
+    classics = bench["classics"]
+    monkeypatch.setattr(classics, "python_with", lambda _: None)
+    page = bench["tables"].Page(classics.HEADS)
+    row = classics._row(page, "inc", "", 2, 60)
+    assert row[:5] == ("inc(2)", "12", "14", "4", "violated in 4")
+    assert row[6:] == ("4", "", "", "", "")
+    assert [note.split(":")[0] for note in page.notes] == ["frontrun", "ploom"]
