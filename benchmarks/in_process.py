@@ -1,22 +1,22 @@
 """One exploration without what comes before and after it: `python in_process.py QUESTION`.
 
-QUESTION is `defer.N.P.K` or the name of a twin. Nothing is reduced, and no live run is made. Prints
-as JSON the counts, the seconds of the search, and those from the start of Python to it.
+QUESTION is `defer.N.P.K` or the name of a twin. Nothing is reduced, one core
+searches, no live run is made. Prints as JSON the counts, the seconds of the search, and those
+from the start of Python to it.
 """
 
 import time
 
 STARTED = time.time()
 
-import inspect  # noqa: E402
 import json  # noqa: E402
 import sys  # noqa: E402
-from typing import Any  # noqa: E402
 
 from defer_model import defer  # noqa: E402
 from kernel_models import twin  # noqa: E402
 
 from smpmmu.engine.answer import answer  # noqa: E402
+from smpmmu.engine.verdict import Budget  # noqa: E402
 
 
 def main(question: str) -> dict[str, object]:
@@ -27,10 +27,8 @@ def main(question: str) -> dict[str, object]:
         system = defer(n, p, k)
     else:
         system = twin.system(twin.variant(question))
-    reduces = "reduction" in inspect.signature(answer).parameters
-    options: dict[str, Any] = {"reduction": False} if reduces else {}
     begun, before = time.perf_counter(), time.time()
-    found = answer(system, **options)
+    found = answer(system, Budget(cores=1))
     return {
         "states": found.states,
         "transitions": found.transitions,

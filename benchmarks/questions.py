@@ -6,7 +6,6 @@ know how tables look.
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -17,6 +16,8 @@ import spin
 from kernel_models import TWINS
 from measuring import Figures, Skipped, TooLongError, measure
 from peers import PYTHON_PEERS, figures, run_c, run_python
+
+from smpmmu.engine.answer import REDUCE_FROM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,16 @@ VARIANTS = ("late", "noack")
 VARIANT_SIZE: Size = (4, 2, 1)
 
 OURS = "smpmmu"
+PLAIN = ("--no-reduction", "--cores", "1")
+FEW_WAYS: tuple[tuple[str, ...], ...] = ((), PLAIN)
+ALL_WAYS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("--without", "dead-words"),
+    ("--without", "partial-order"),
+    ("--no-reduction",),
+    PLAIN,
+)
+"""Options that smpmmu is asked with: as it comes, and what each part of that contributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ FEW_OF_THE_KERNEL = (
 
 def answers(
     question: Question,
+    ways: tuple[tuple[str, ...], ...],
     configurations: tuple[spin.Configuration, ...],
     *,
     limit: float,
@@ -105,8 +117,8 @@ def answers(
         PeerError: a tool failed.
     """
     states = 0
-    for found in ours(question, limit=limit):
-        states = found.states or 0 if isinstance(found, Figures) else states
+    for found in ours(question, ways, limit=limit):
+        states = max(states, found.states or 0) if isinstance(found, Figures) else states
         yield found
     for configuration in configurations:
         yield spin.run_spin(
@@ -123,35 +135,20 @@ def answers(
             yield run_python(tool, n, p, k, variant, limit=limit)
 
 
-def ours(question: Question, *, limit: float = 0) -> Iterator[Figures | Skipped]:
-    """Ask smpmmu in all its ways."""
-    for way in ways():
+def ours(
+    question: Question, ways: tuple[tuple[str, ...], ...] = FEW_WAYS, *, limit: float = 0
+) -> Iterator[Figures | Skipped]:
+    """Ask smpmmu in all `ways`; once only where the space is so small that they are the same."""
+    for options in ways:
+        name = " ".join([OURS, *options])
         command = [sys.executable, "-m", "smpmmu", "explore", "--expected", "--format", "json"]
         try:
-            done = measure([*command, *way.options, question.target], HERE.parent, limit)
+            done = measure([*command, *options, question.target], HERE.parent, limit)
         except TooLongError as error:
-            yield Skipped(way.name, str(error))
+            yield Skipped(name, str(error))
             continue
         said = json.loads(done.output)["results"][0]
-        found = figures(way.name, [done], {**said, "trace_length": said["choices"]})
-        yield replace(found, same_counts=not way.reduces)
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How smpmmu is asked: what rows are called, its options, and whether it reduces."""
-
-    name: str
-    options: tuple[str, ...] = ()
-    reduces: bool = False
-
-
-@functools.cache
-def ways() -> tuple[Way, ...]:
-    """Return how smpmmu is asked: as it comes, and with its reduction off if it has one."""
-    from smpmmu.cli.explore import explore
-
-    if any(parameter.name == "reduction" for parameter in explore.params):
-        plain = Way(f"{OURS} --no-reduction", ("--no-reduction",))
-        return (Way(OURS, reduces=True), plain)
-    return (Way(OURS),)
+        found = figures(name, [done], {**said, "trace_length": said["choices"]})
+        yield replace(found, same_counts=not said["reductions"])
+        if said["states"] <= REDUCE_FROM and not said["reductions"]:
+            return

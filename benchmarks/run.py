@@ -40,13 +40,14 @@ def asked(
 
 
 def best(
-    question: questions.Question, runs: int, configurations: tuple[spin.Configuration, ...],
+    question: questions.Question, runs: int, ways: tuple[tuple[str, ...], ...],
+    configurations: tuple[spin.Configuration, ...],
     *, limit: float, slow: bool,
 ) -> list[Figures | Skipped]:  # fmt: skip
     """Ask everybody `runs` times in turn; return the fastest answer of each."""
     found: dict[str, Figures | Skipped] = {}
     for _ in range(runs):
-        for said in questions.answers(question, configurations, limit=limit, slow=slow):
+        for said in questions.answers(question, ways, configurations, limit=limit, slow=slow):
             known = found.get(said.tool)
             if isinstance(said, Figures) and isinstance(known, Figures):
                 said = min(said, known, key=lambda f: f.seconds_total)  # noqa: PLW2901
@@ -78,7 +79,7 @@ def parsed(sizes: Iterable[str]) -> tuple[questions.Size, ...]:
               help="Sizes of defer; otherwise " + "; ".join("{},{},{}".format(*s)
               for s in questions.SIZES[:-1]) + ".")  # fmt: skip
 @click.option("--all", "everything", is_flag=True,
-              help="All sizes, all ways of running SPIN, all of the kernel's.")  # fmt: skip
+              help="All sizes and kernel scenarios; all ways of smpmmu and SPIN.")  # fmt: skip
 @click.option("--slow", is_flag=True, help="Checkers in Python at large sizes too.")
 @click.option("--spin", "with_spin", type=click.Choice(list(SPIN)), help="Ways of running SPIN.")
 @click.option("--runs", type=click.IntRange(1), default=1, show_default=True,
@@ -92,6 +93,7 @@ def main(
 ) -> None:  # fmt: skip
     """Compare smpmmu with SPIN, a C search and checkers written in Python."""
     configurations = SPIN[with_spin or ("all" if everything else "few")]
+    ways = questions.ALL_WAYS if everything else questions.FEW_WAYS
     wanted = parsed(sizes) or questions.SIZES[: None if everything else -1]
     below = caption(" ".join(["python benchmarks/run.py", *sys.argv[1:]]))
     for part in parts or PARTS:
@@ -100,7 +102,7 @@ def main(
         else:
             page, title = Page(HEADS), f"{part}: whole commands, best of {runs}"
             for question in asked(part, wanted, everything=everything):
-                answers = best(question, runs, configurations, limit=limit, slow=slow)
+                answers = best(question, runs, ways, configurations, limit=limit, slow=slow)
                 try:
                     add(page, question.title, answers)
                 except DisagreementError as error:
