@@ -74,6 +74,8 @@ RACES = (
 """The eighteen that the family began with, each with the record of a model of numbered steps."""
 
 BEYOND = (
+    Race("batched_flush_lost", "batched", "Linux", 2022, "5ee2fa2f0636",
+         "A flush that reclaim put off is forgotten, and a page is written that was protected."),
     Race("nested_flush_by_address", "nested", "KVM (arm64)", 2013,
          "hyp/tlb.c",
          "A guest goes on through a translation of two levels of which its host has changed one."),
@@ -82,4 +84,4 @@ BEYOND = (
     Race("stray_accessed_dirty", "stray", "Linux, Knights Landing", 2016, "97e3c602ccbd",
          "A processor sets A and D in an entry that was cleared, which then looks like another."),
 )  # fmt: skip
-"""More of the record, for what of the machine the eighteen do not need."""
+"""More of the record: one that was tried as a user would, and what the eighteen do not need."""
