@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     Tap = Callable[[int, Step, int, Rows], None]  # told: context, step, result, who took it
 
 
+MOST_CHANGES = 1 << 16
+"""Changes by one step to one value that are remembered."""
+
 NARROW = 12
 """Bits of a word up to which what a step changes is looked up by its value."""
 
@@ -94,6 +97,7 @@ class Kernel(Reader):
         super().__init__(system, automata, Layout(packed=packed))
         self._words: dict[str, Word] = {}
         self._writable: dict[str, Word] = {}
+        self._known_changes: dict[object, tuple[int, int]] = {}
         self._tables_of_changes: dict[object, tuple[Column, Column, Mask]] = {}
         self.keys = Keys()
         self.meet_all()
@@ -150,18 +154,16 @@ class Kernel(Reader):
             if step is not None and step.wait is not None:
                 ready = self.ready(block, step)
                 eligible = ready if eligible is None else ready & eligible
-            yield (
-                resting[0],
-                np.arange(len(block)) if eligible is None else np.flatnonzero(eligible),
-            )
+            rows = np.arange(len(block)) if eligible is None else eligible.nonzero()[0]
+            yield resting[0], rows
             return
-        chosen = None if eligible is None else np.flatnonzero(eligible)
+        chosen = None if eligible is None else eligible.nonzero()[0]
         narrow = rests.astype(_narrowest(len(resting)))
         narrow = narrow if chosen is None else narrow.take(chosen)
         order = np.argsort(narrow, kind="stable")
         counts = np.bincount(narrow, minlength=len(resting))
         ends = np.cumsum(counts)
-        for rest in np.flatnonzero(counts).tolist():
+        for rest in counts.nonzero()[0].tolist():
             rows = order[ends[rest] - counts[rest] : ends[rest]]
             yield resting[rest], rows if chosen is None else chosen.take(rows)
 
@@ -219,7 +221,7 @@ class Kernel(Reader):
             return
         values = moved.read(block, field)
         if step.wait is not None:
-            able = np.flatnonzero(enabled(step, values))
+            able = enabled(step, values).nonzero()[0]
             if not able.size:
                 return
             if able.size < values.size:
@@ -228,11 +230,12 @@ class Kernel(Reader):
             yield from self._outcomes(step, field, moved, values, 0)
             return
         takes = taken(step, values)
-        for flag in (False, True):
-            part = np.flatnonzero(takes == flag)
-            if part.size:
-                picked, mark = moved.part(part), TAKEN if flag else None
-                yield from self._outcomes(step, field, picked, values.take(part), mark)
+        for where, mark in ((~takes, None), (takes, TAKEN)):
+            part = where.nonzero()[0]
+            if part.size == values.size:
+                yield from self._outcomes(step, field, moved, values, mark)
+            elif part.size:
+                yield from self._outcomes(step, field, moved.part(part), values.take(part), mark)
 
     def _outcomes(
         self, step: Step, field: Field, moved: Moved, values: Column, mark: int | None
@@ -244,14 +247,15 @@ class Kernel(Reader):
             return
         results = values & step.returns
         first = int(results[0])
-        same = bool((results == first).all())
-        for result in [first] if same else _distinct(results):
-            part, read = moved, values
-            if not same:
-                at = np.flatnonzero(results == result)
-                part, read = moved.part(at), values.take(at)
+        if (results == first).all():
+            part = self._written(step, field, moved, values) if writes else moved
+            yield first | (mark or 0), part
+            return
+        for result in _distinct(results):
+            at = (results == result).nonzero()[0]
+            part = moved.part(at)
             if writes:
-                part = self._written(step, field, part, read)
+                part = self._written(step, field, part, values.take(at))
             yield result | (mark or 0), part
 
     def _written(self, step: Step, field: Field, moved: Moved, values: Column) -> Moved:
@@ -271,12 +275,19 @@ class Kernel(Reader):
         Raises:
             ModelError: the sum does not fit the word.
         """
-        assert step.word is not None
-        new = updated(step, value)
-        if new > step.word.mask:
-            raise overflow(step, value)
-        keys = self.keys.one(step.word, value) ^ self.keys.one(step.word, new)
-        return (value ^ new) << field.shift, keys
+        word = step.word
+        assert word is not None
+        which = (word.name, step.and_mask, step.xor_mask, step.add, field.shift, value)
+        found = self._known_changes.get(which)
+        if found is None:
+            new = updated(step, value)
+            if new > word.mask:
+                raise overflow(step, value)
+            keys = self.keys.one(word, value) ^ self.keys.one(word, new)
+            found = (value ^ new) << field.shift, keys
+            if len(self._known_changes) < MOST_CHANGES:
+                self._known_changes[which] = found
+        return found
 
     def _changes(self, step: Step, field: Field, values: Column) -> tuple[Column, Column]:
         """Return the same for a column of values."""
@@ -327,6 +338,9 @@ class Kernel(Reader):
 
     def follow(self, automaton: Automaton, index: int, result: int) -> int:
         """Return where `result` leads from position `index`, compiling it if it is new."""
+        found = automaton.positions[index].following.get(result)
+        if found is not None:
+            return found
         known = len(automaton.positions)
         after = automaton.follow(index, result)
         for position in automaton.positions[known:]:
@@ -442,5 +456,5 @@ def _narrowest(count: int) -> type[np.unsignedinteger[Any]]:
 def _distinct(keys: Column) -> list[int]:
     """Return the distinct values of a column, rising; counting beats sorting for small ones."""
     if keys.size > 1_000 and int(keys.max()) < 4_096:
-        return np.flatnonzero(np.bincount(keys.view(np.int64))).tolist()
-    return [int(key) for key in np.unique(keys)]
+        return np.bincount(keys.view(np.int64)).nonzero()[0].tolist()
+    return sorted(set(keys.tolist())) if keys.size < 1_000 else np.unique(keys).tolist()
