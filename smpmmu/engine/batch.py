@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from smpmmu.engine.automaton import Automaton
+from smpmmu.engine.changes import Changes
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.fingerprints import Keys
 from smpmmu.engine.layout import Field, Grown, Layout
 from smpmmu.engine.reading import Block, Reader, place_name
-from smpmmu.engine.steps import TAKEN, Step, Word, enabled, overflow, taken, updated
+from smpmmu.engine.steps import TAKEN, Step, Word, enabled, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
     from smpmmu.engine.system import System
 
     Tap = Callable[[int, Step, int, Rows], None]  # told: context, step, result, who took it
-
-
-MOST_CHANGES = 1 << 16
-"""Changes by one step to one value that are remembered."""
-
-NARROW = 12
-"""Bits of a word up to which what a step changes is looked up by its value."""
 
 
 @dataclass(slots=True)
@@ -97,9 +91,8 @@ class Kernel(Reader):
         super().__init__(system, automata, Layout(packed=packed))
         self._words: dict[str, Word] = {}
         self._writable: dict[str, Word] = {}
-        self._known_changes: dict[object, tuple[int, int]] = {}
-        self._tables_of_changes: dict[object, tuple[Column, Column, Mask]] = {}
         self.keys = Keys()
+        self._changed = Changes(self.keys)
         self.meet_all()
 
     def meet_all(self) -> None:
@@ -262,55 +255,12 @@ class Kernel(Reader):
         """Return what is moved after a step has written where its word has `values`."""
         first = int(values[0])
         if (values == first).all():
-            change, keys = self.change(step, field, first)
+            change, keys = self._changed.one(step, field, first)
         else:
-            change, keys = self._changes(step, field, values)
+            change, keys = self._changed.column(step, field, values)
         deltas = moved.deltas.copy()
         deltas[field.lane] = deltas[field.lane] ^ change
         return Moved(moved.rows, moved.keys ^ keys, deltas, moved.bases)
-
-    def change(self, step: Step, field: Field, value: int) -> tuple[Any, Any]:
-        """Return what writing to a word of `value` changes in its lane and in the fingerprint.
-
-        Raises:
-            ModelError: the sum does not fit the word.
-        """
-        word = step.word
-        assert word is not None
-        which = (word.name, step.and_mask, step.xor_mask, step.add, field.shift, value)
-        found = self._known_changes.get(which)
-        if found is None:
-            new = updated(step, value)
-            if new > word.mask:
-                raise overflow(step, value)
-            keys = self.keys.one(word, value) ^ self.keys.one(word, new)
-            found = (value ^ new) << field.shift, keys
-            if len(self._known_changes) < MOST_CHANGES:
-                self._known_changes[which] = found
-        return found
-
-    def _changes(self, step: Step, field: Field, values: Column) -> tuple[Column, Column]:
-        """Return the same for a column of values."""
-        word = step.word
-        assert word is not None
-        if word.width > NARROW:
-            new = updated(step, values)
-            _check_fit(step, values, new > word.mask)
-            keys = self.keys.word(word, values) ^ self.keys.word(word, new)
-            return (values ^ new) << field.shift, keys
-        which = (word.name, step.and_mask, step.xor_mask, step.add, field.shift)
-        tables = self._tables_of_changes.get(which)
-        if tables is None:
-            every = np.arange(1 << word.width, dtype=np.uint64)
-            new = updated(step, every)
-            wrong = new > word.mask
-            new[wrong] = 0
-            keys = self.keys.word(word, every) ^ self.keys.word(word, new)
-            tables = self._tables_of_changes[which] = ((every ^ new) << field.shift, keys, wrong)
-        at = values.view(np.int64)
-        if step.add:
-            _check_fit(step, values, tables[2].take(at))
-        return tables[0].take(at), tables[1].take(at)
 
     def _emit(
         self,
@@ -440,12 +390,6 @@ class Moved:
         keys = self.keys if isinstance(self.keys, int) else self.keys.take(rows)
         deltas = [d if isinstance(d, int) else d.take(rows) for d in self.deltas]
         return Moved(self.rows.take(rows), keys, deltas, {})
-
-
-def _check_fit(step: Step, values: Column, wrong: Mask) -> None:
-    """Raise for the first of the `values` whose sum does not fit the word."""
-    if wrong.any():
-        raise overflow(step, int(values[wrong][0]))
 
 
 def _narrowest(count: int) -> type[np.unsignedinteger[Any]]:
