@@ -73,11 +73,12 @@ def rows(found: list[Figures]) -> list[tuple[str, ...]]:
     result = [_row(figures, first) for figures in found]
     best = best_of_spin(found)
     if best is not None:
-        ratio = f"{best.seconds_total / first:.2f}"
-        blank = [""] * (len(HEADS) - 3)
-        blank[HEADS.index("wall s") - 1] = f"{best.seconds_total:.2f}"
-        name = best.tool.removeprefix("SPIN ")
-        result.append((f"SPIN's best exhaustive: {name}", *blank, "", ratio))
+        cells = dict.fromkeys(HEADS, "")
+        cells["tool"] = f"SPIN's best exhaustive: {best.tool.removeprefix('SPIN ')}"
+        cells["wall s"] = f"{best.seconds_total:.2f}"
+        cells["search s"] = f"{best.seconds_search:.2f}"
+        cells["wall / smpmmu"] = f"{best.seconds_total / first:.2f}"
+        result.append(tuple(cells.values()))
     return result
 
 
