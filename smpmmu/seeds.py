@@ -3,7 +3,8 @@
     smpmmu seeds 1
     4013 uniform no_write_after_promise reliant_flusher/deferred_range
 
-Seed, strategy, what it violated, variant. It must not know how seeds are run.
+Seed, strategy, what it violated, variant; a user's file is named as seen from where the file of
+seeds lies, so that both may move together. It must not know how seeds are run.
 """
 
 from __future__ import annotations

@@ -48,11 +48,9 @@ class Smaller:
     def lines(self) -> list[str]:
         """Return what was given, what came of it, and what stayed the same."""
         shrunk = self.shrunk
-        kind = "the least there is" if shrunk.least else "smaller could not be found"
-        known = f", of {shrunk.nodes:,} states looked at" if shrunk.least else ""
         lines = [
             f"{self.origin}: {_cost(shrunk.before)}",
-            f"shrunk: {_cost(shrunk.cost)}: {kind}{known}",
+            summary(shrunk),
             f"preserved: VIOLATED {shrunk.name}",
         ]
         if shrunk.left_out:
@@ -62,6 +60,13 @@ class Smaller:
                 f"not needed for it: {', '.join(shrunk.left_out)}; {kept} of {all_} calls are left"
             )
         return lines
+
+
+def summary(shrunk: Shrunk) -> str:
+    """Return in a line how small it became."""
+    kind = "the least there is" if shrunk.least else "smaller could not be found"
+    known = f", of {shrunk.nodes:,} states looked at" if shrunk.least else ""
+    return f"shrunk: {_cost(shrunk.cost)}: {kind}{known}"
 
 
 def _cost(cost: Cost) -> str:
@@ -100,7 +105,7 @@ def _smaller(told: Told, origin: str, most: int, folder: Path | None) -> Smaller
     shrunk = shrink(told.system, told.run.choices, told.violated, most=most)
     target = replace(told.target, without=(*told.target.without, *shrunk.left_out))
     small = target.system()
-    run = _live(small, shrunk)
+    run = confirmed(small, shrunk)
     file = ""
     if folder is not None:
         scenario, variant = target.scenario.name, target.sized
@@ -111,8 +116,12 @@ def _smaller(told: Told, origin: str, most: int, folder: Path | None) -> Smaller
     return Smaller(shrunk, again, told.system, origin, file)
 
 
-def _live(system: System, shrunk: Shrunk) -> Run:
-    """Run what came of it on live vCPUs; it must end as it is said to."""
+def confirmed(system: System, shrunk: Shrunk) -> Run:
+    """Run what came of shrinking on live vCPUs.
+
+    Raises:
+        InternalError: it does not end as it is said to.
+    """
 
     async def run_it() -> Run:
         return await replay(system, shrunk.choices)

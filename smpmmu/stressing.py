@@ -5,9 +5,8 @@ What the command of that name does. It must not print.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,18 +15,24 @@ from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import InternalError
 from smpmmu.engine.live import in_trio
 from smpmmu.engine.profiling import planned
+from smpmmu.engine.race import critical_race
 from smpmmu.engine.run import Ending
+from smpmmu.engine.shrink import least
 from smpmmu.engine.strategies import UNIFORM, dealt, named
 from smpmmu.engine.strategies.pct import Pct
 from smpmmu.engine.stress import ENDINGS, LONGEST_RUN, Herd, together
 from smpmmu.engine.system import NO_DEADLOCK
 from smpmmu.seeds import Kept, Seed
+from smpmmu.shrinking import confirmed
+from smpmmu.stressed import First, Stressed
 from smpmmu.targets import one
+from smpmmu.work import seen_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from smpmmu.engine.run import Run
     from smpmmu.engine.steps import Column
     from smpmmu.engine.strategies.plan import Plan
     from smpmmu.engine.system import System
@@ -36,114 +41,9 @@ if TYPE_CHECKING:
 RUN_LIVE = 20
 """Failing seeds run live, besides the first one of every property and strategy."""
 
-
-@dataclass(slots=True)
-class Stressed:
-    """What the seeds did.
-
-    Attributes:
-        name: the variant.
-        seeds: how many were run.
-        strategy: what the user called it.
-        failing: property (or `no_deadlock`) and number of seeds that violate it.
-        by_strategy: the same for each strategy of a portfolio.
-        first: the first failing seed, None if none.
-        choices: how many that one's run has.
-        live: failing seeds that were run live and agreed.
-        cut: seeds whose run was cut off.
-        steps: actions of all runs.
-        finals: distinct last states.
-        classes: distinct happens-before classes.
-        once: those of them seen once.
-        kept: seeds taken from a file, and how many of them still fail.
-        bounds: what a strategy promises, in words.
-    """
-
-    name: str
-    seeds: range
-    strategy: str
-    failing: Counter[str] = field(default_factory=Counter)
-    by_strategy: dict[str, int] = field(default_factory=dict)
-    first: int | None = None
-    choices: int | None = None
-    live: int = 0
-    cut: int = 0
-    steps: int = 0
-    finals: int = 0
-    classes: int = 0
-    once: int = 0
-    kept: tuple[int, int] | None = None
-    bounds: tuple[str, ...] = ()
-
-    @property
-    def fails(self) -> bool:
-        """Whether any seed fails, those from a file included."""
-        return bool(self.failing) or bool(self.kept and self.kept[1])
-
-    def lines(self) -> list[str]:
-        """Return the findings as text."""
-        total = len(self.seeds)
-        how = "" if self.strategy == UNIFORM.name else f"{self.strategy}, "
-        head = f"{self.name}: {how}seeds {self.seeds.start}:{self.seeds.stop}, "
-        cut = f", {self.cut:,} cut off" if self.cut else ""
-        lines = []
-        if self.kept is not None:
-            lines.append(f"kept seeds: {self.kept[1]:,} of {self.kept[0]:,} still fail")
-        failed = sum(self.failing.values())
-        found = f"{failed:,} of {total:,} fail ({failed / total:.3%})" if failed else (
-            f"none of {total:,} fails")  # fmt: skip
-        lines.append(head + found + cut)
-        lines += [f"  {count:,} violate {name}" for name, count in sorted(self.failing.items())]
-        if len(self.by_strategy) > 1:
-            told = ", ".join(f"{name} {count:,}" for name, count in self.by_strategy.items())
-            lines.append(f"  failing by strategy: {told}")
-        lines += self.bounds
-        lines += self._spread()
-        if self.first is None:
-            lines.append("random runs prove nothing; `explore` looks at all of them")
-            return lines
-        lines.append(f"first failing seed: {self.first}, after {self.choices} choices; "
-                     f"{self.live:,} of {failed:,} failing runs repeated live")  # fmt: skip
-        option = "" if self.strategy == UNIFORM.name else f" --strategy {self.strategy}"
-        for command in ("replay", "shrink"):
-            lines.append(f"  python -m smpmmu {command} {self.name} --seed {self.first}{option}")
-        return lines
-
-    def _spread(self) -> list[str]:
-        """Say how much was seen, and how much was not."""
-        classes = f"{self.classes:,} happens-before classes, {self.once:,} of these seen once"
-        share = f"by Good and Turing's estimate, {self.unseen:.2%} of the runs that would follow"
-        return [
-            f"distinct: {self.finals:,} last states; {classes}",
-            f"  {share} are of classes not seen yet",
-        ]
-
-    @property
-    def unseen(self) -> float:
-        """The Good-Turing estimate of the share of runs whose class was not seen yet."""
-        return self.once / len(self.seeds)
-
-    def json(self) -> dict[str, Any]:
-        """Return the findings as JSON."""
-        return {
-            "schema": 1,
-            "name": self.name,
-            "strategy": self.strategy,
-            "seeds": [self.seeds.start, self.seeds.stop],
-            "failing": sum(self.failing.values()),
-            "violated": dict(sorted(self.failing.items())),
-            "failing_by_strategy": self.by_strategy,
-            "first_failing_seed": self.first,
-            "choices": self.choices,
-            "repeated_live": self.live,
-            "cut": self.cut,
-            "steps": self.steps,
-            "last_states": self.finals,
-            "happens_before_classes": self.classes,
-            "classes_seen_once": self.once,
-            "unseen_share": self.unseen,
-            "kept": list(self.kept) if self.kept is not None else None,
-        }
+AFFORDABLE = 10_000_000
+"""States with a last context that shrinking looks at, times the contexts squared: each state has
+about as many successors as there are contexts, and is about as large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +59,10 @@ class Failure:
 class Campaign:
     """Seeds of one variant being run."""
 
-    def __init__(self, name: str | Target, seeds: range, strategy: str) -> None:
-        """Plan the strategies.
+    def __init__(
+        self, name: str | Target, seeds: range, strategy: str, *, shrink: bool = True
+    ) -> None:
+        """Plan the strategies; with `shrink` make failing runs smaller.
 
         Raises:
             UsageError: there is no such variant or strategy.
@@ -174,6 +76,7 @@ class Campaign:
         self.found.bounds = tuple(self._bounds())
         self.found.by_strategy = dict.fromkeys((p.strategy.name for p in self.plans), 0)
         self.failures: list[Failure] = []
+        self._shrink = shrink
         self._classes: list[Column] = []
         self._finals: list[Column] = []
 
@@ -196,7 +99,9 @@ class Campaign:
             seeds = [seed.number for seed in kept if seed.strategy == strategy]
             failures += _failures(self._herd(plan, seeds), plan)
         self._repeat(failures)
-        self.found.kept = (len(kept), len(failures))
+        before = {(seed.number, seed.strategy): seed.violated for seed in kept}
+        still = sum(before[f.seed, f.strategy] == f.violated for f in failures)
+        self.found.kept = (len(kept), still, len(failures) - still)
 
     def run(self, watch: Callable[[int], None]) -> None:
         """Run all seeds; `watch` is told now and then how many have been run."""
@@ -234,27 +139,39 @@ class Campaign:
         self.found.failing.update(failure.violated for failure in failures)
         for failure in failures:
             self.found.by_strategy[failure.strategy] += 1
-        if failures and self.found.first is None:
-            self.found.first = failures[0].seed
 
     def _conclude(self) -> None:
         """Count what is distinct; repeat failures live."""
         _, seen = np.unique(np.concatenate(self._classes), return_counts=True)
         self.found.classes, self.found.once = seen.size, int(np.count_nonzero(seen == 1))
         self.found.finals = np.unique(np.concatenate(self._finals)).size
-        lengths = self._repeat(self.failures)
-        self.found.live = len(lengths)
-        if self.failures:
-            first = self.failures[0]
-            self.found.choices = lengths[first.strategy, first.seed]
+        runs = self._repeat(self.failures)
+        self.found.live = len(runs)
+        first: dict[str, Failure] = {}
+        for failure in self.failures:
+            first.setdefault(failure.violated, failure)
+        self.found.firsts = tuple(self._first(f, runs[f.strategy, f.seed]) for f in first.values())
 
-    def _repeat(self, failures: list[Failure]) -> dict[tuple[str, int], int]:
-        """Repeat failing runs on the batch kernel and live; return the length of each.
+    def _first(self, failure: Failure, run: Run) -> First:
+        """Return a failing run with the least that violates the same, if that is affordable."""
+        first = First(failure.seed, failure.violated, len(run.choices))
+        if not self._shrink:
+            return first
+        most = AFFORDABLE // len(self.system.contexts) ** 2
+        shrunk = least(self.system, run.choices, failure.violated, most=most)
+        if shrunk is None:
+            return replace(first, most=most)
+        confirmed(self.system, shrunk)
+        race = critical_race(self.system, shrunk.choices, shrunk.name)
+        return replace(first, shrunk=shrunk, race=race)
+
+    def _repeat(self, failures: list[Failure]) -> dict[tuple[str, int], Run]:
+        """Repeat failing runs on the batch kernel and live; return the live ones.
 
         Raises:
             InternalError: one does not fail again, or not so.
         """
-        lengths = {}
+        repeated = {}
         lasting: set[str] = set()
         telling = _telling(failures)
         for plan in {f.strategy: f.plan for f in telling}.values():
@@ -271,8 +188,8 @@ class Campaign:
                     if not in_trio(lasts, self.system, run.violated, live.choices):
                         msg = f"seed {run.seed} violates {run.violated}, but goes on well live"
                         raise InternalError(msg)
-                lengths[failure.strategy, failure.seed] = len(run.choices)
-        return lengths
+                repeated[failure.strategy, failure.seed] = live
+        return repeated
 
 
 def _failures(herd: Herd, plan: Plan) -> list[Failure]:
@@ -301,22 +218,24 @@ def stress_seeds(
     *,
     strategy: str = UNIFORM.name,
     keep: Path | None = None,
+    shrink: bool = True,
 ) -> Stressed:
     """Run seeds on the batch kernel, and failing ones live, which must agree.
 
-    With a file to `keep` them, failing seeds that lie in it are run first, and new ones are added.
+    With `shrink` the first failing run of each property is made as small as can be. With a file to
+    `keep` them, failing seeds that lie in it are run first, and new ones are added.
 
     Raises:
         UsageError: there is no such variant or strategy, or the file cannot be read or written.
         ScheduleError: the file is damaged.
     """
-    campaign = Campaign(name, seeds, strategy)
+    campaign = Campaign(name, seeds, strategy, shrink=shrink)
     kept = Kept.read(keep) if keep is not None else None
+    target = campaign.found.name if keep is None else seen_from(keep.parent, campaign.found.name)
     if kept is not None:
-        campaign.again(kept.of(campaign.found.name))
+        campaign.again(kept.of(target))
     campaign.run(watch)
     if kept is not None and keep is not None:
-        target = campaign.found.name
         kept.add(Seed(f.seed, f.strategy, f.violated, target) for f in campaign.failures)
         kept.write(keep)
     return campaign.found

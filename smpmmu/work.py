@@ -203,12 +203,17 @@ def write_to(path: Path, text: str) -> None:
 
 def _relative(schedule: str, name: str, folder: Path) -> str:
     """Name a user's file relative to where the schedule lies."""
+    return schedule.replace(f"scenario {name}\n", f"scenario {seen_from(folder, name)}\n", 1)
+
+
+def seen_from(folder: Path, name: str) -> str:
+    """Return the name of a variant, a user's file being relative to `folder`."""
     file, separator, rest = name.rpartition(".py:")
     if not separator:
-        return schedule
+        return name
     path = Path(file + ".py").resolve()
     relative = Path(os.path.relpath(path, folder.resolve())).as_posix()
-    return schedule.replace(f"scenario {name}\n", f"scenario {relative}:{rest}\n", 1)
+    return f"{relative}:{rest}"
 
 
 def scheduled(name: str, schedule_file: Path) -> Target:

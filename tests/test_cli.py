@@ -199,6 +199,8 @@ def test_the_exit_statuses_of_stress(knobs: str, shell: Shell) -> None:
         r"  by Good and Turing's estimate, 0\.00% of the runs that would follow .*\n"
         r"first failing seed: (\d+), after 4 choices; 20 of \1 failing runs repeated live\n"
         r"  python -m smpmmu replay knobs\.py:counter/torn --seed \3\n"
+        r"shrunk: 2 context switches \(1 preemption\), 4 choices: the least there is, .*\n"
+        r"  critical race: \*\d cpu. 'load .*' before \*\d cpu. 'store .*'\n"
         r"  python -m smpmmu shrink knobs\.py:counter/torn --seed \3\n",
         done.out,
     )
@@ -216,8 +218,8 @@ def test_stress_tells_the_same_in_json(knobs: str, shell: Shell) -> None:
     assert done.status == 1
     assert found.keys() == {
         "schema", "name", "strategy", "seeds", "failing", "violated", "failing_by_strategy",
-        "first_failing_seed", "choices", "repeated_live", "cut", "steps", "last_states",
-        "happens_before_classes", "classes_seen_once", "unseen_share", "kept",
+        "first_failing_seed", "choices", "first_of_each", "repeated_live", "cut", "steps",
+        "last_states", "happens_before_classes", "classes_seen_once", "unseen_share", "kept",
     }  # fmt: skip
     assert found["violated"] == {"both_count": found["failing"]}
     assert (found["schema"], found["seeds"], found["cut"]) == (1, [10, 60], 0)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from smpmmu import seeds as seed_files
+from smpmmu import stressing
 from smpmmu.engine.errors import ScheduleError, UsageError
 from smpmmu.seeds import HEADER, MOST, Kept, Seed
 from tests.shell import spawn
@@ -71,7 +73,10 @@ def test_the_seed_that_stress_names_fails_in_replay(
 ) -> None:
     done = shell("stress", between, "--seeds", "0:200", "--strategy", strategy)
     assert done.status == 1
-    *_, command, shorter = done.out.splitlines()
+    *_, command, shrunk, race, shorter = done.out.splitlines()
+    # cpu1 loads between the first store of cpu0 and its last.
+    assert shrunk.startswith("shrunk: 1 context switch (1 preemption), 2 choices: the least there ")
+    assert race == "  critical race: *1 cpu0 'store x = 1' before *2 cpu1 'load x -> 1'"
     assert shorter == command.replace(" replay ", " shrink ")
     found = re.fullmatch(r"  python -m smpmmu (replay \S+ --seed \d+(?: --strategy \S+)?)", command)
     assert found is not None
@@ -137,6 +142,45 @@ def test_an_unknown_strategy_is_wrong_usage(between: str, strategy: str, shell: 
         assert f"no strategy is called {strategy!r}; there are: uniform, pct[:DEPTH]" in done.err
 
 
+def test_the_first_seed_of_every_property_is_shrunk(users: Users, shell: Shell) -> None:
+    users("between.py", FILE)
+    command = ("stress", f"{NAME}/two", "--seeds", "0:300")
+    found = json.loads(shell(*command, "--format", "json").out)
+    firsts = found["first_of_each"]
+    assert {each["violated"] for each in firsts} == set(found["violated"])
+    assert len(firsts) == 2
+    assert firsts[0]["seed"] == found["first_failing_seed"] < firsts[1]["seed"]
+    # Both loads round the first store, or round the last one.
+    least = {"never_seen_in_between": (2, 2, 3), "never_seen_to_change": (3, 2, 7)}
+    for each in firsts:
+        assert tuple(each["shrunk"].values()) == least[each["violated"]]
+    lines = shell(*command).out.splitlines()
+    second = f"first seed that violates {firsts[1]['violated']}: {firsts[1]['seed']}, after "
+    assert sum(line.startswith(second) for line in lines) == 1
+    assert sum(line.startswith("shrunk: ") for line in lines) == 2
+    for each in firsts:  # as `shrink` itself has it
+        alone = shell("shrink", f"{NAME}/two", "--seed", str(each["seed"])).out
+        (line,) = [line for line in alone.splitlines() if line.startswith("shrunk: ")]
+        assert line in lines
+
+
+def test_shrinking_can_be_switched_off(between: str, shell: Shell) -> None:
+    command = ("stress", between, "--seeds", "0:50")
+    plain = shell(*command, "--no-shrink").out.splitlines()
+    whole = shell(*command).out.splitlines()
+    assert [line for line in whole if line not in plain] == whole[-3:-1]
+    assert len(plain) == len(whole) - 2
+
+
+def test_what_is_too_big_is_not_shrunk(
+    between: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stressing, "AFFORDABLE", 3 * 2**2)  # two contexts
+    *_, said, command = shell("stress", between, "--seeds", "0:50").out.splitlines()
+    assert said == "not shrunk: 3 states did not show the least; for a smaller one:"
+    assert shell(*command.split()[3:]).status == 0
+
+
 # Files of seeds.
 
 
@@ -168,6 +212,34 @@ def test_a_kept_seed_that_no_longer_fails_stays(users: Users, shell: Shell) -> N
     done = shell("stress", f"{NAME}/fixed", "--seeds", "0:20", "--keep", str(file))
     assert (done.status, done.out.splitlines()[0]) == (0, "kept seeds: 0 of 1 still fail")
     assert Kept.read(file).seeds == [line]
+
+
+def test_a_kept_seed_that_violates_something_else_is_told_apart(
+    between: str, shell: Shell, tmp_path: Path
+) -> None:
+    shell("stress", between, "--seeds", "0:50", "--keep", "failing")
+    kept = Kept.read(tmp_path / "failing").seeds
+    Kept([replace(kept[0], violated="something_else"), *kept[1:]]).write(tmp_path / "failing")
+    done = shell("stress", between, "--seeds", "0:1", "--keep", "failing")
+    many = len(kept)
+    assert done.out.splitlines()[0] == (
+        f"kept seeds: {many - 1} of {many} still fail, 1 by violating something else"
+    )
+    assert done.status == 1
+
+
+def test_a_file_of_scenarios_may_be_named_by_any_path(
+    between: str, shell: Shell, tmp_path: Path
+) -> None:
+    """What counts is where it lies beside the file of seeds."""
+    (tmp_path / "kept").mkdir()
+    shell("stress", between, "--seeds", "0:50", "--keep", "kept/failing")
+    kept = Kept.read(tmp_path / "kept/failing").seeds
+    assert {seed.target for seed in kept} == {f"../{NAME}/one"}
+    for spelled in (f"./{between}", f"kept/../{between}", f"{tmp_path}/{between}"):
+        done = shell("stress", spelled, "--seeds", "0:1", "--keep", f"{tmp_path}/kept/failing")
+        assert done.out.startswith(f"kept seeds: {len(kept)} of {len(kept)} still fail\n")
+    assert Kept.read(tmp_path / "kept/failing").seeds == kept
 
 
 def seed_files_path() -> Path:

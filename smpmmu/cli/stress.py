@@ -22,10 +22,13 @@ from smpmmu.cli.printing import STATUSES, Stopwatch, out
               help="With N vCPUs, where scenarios take them: NAME/VARIANT+Ncpus.")  # fmt: skip
 @click.option("--keep", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Run the failing seeds in FILE first, and add new ones to it.")  # fmt: skip
+@click.option("--shrink/--no-shrink", default=True,
+              help="Look for the least that violates the same, if affordable.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def stress(
-    target: str, seeds: range, strategy: str, cpus: int | None, keep: Path | None, form: str
-) -> NoReturn:
+    target: str, seeds: range, strategy: str, cpus: int | None, keep: Path | None, form: str,
+    *, shrink: bool
+) -> NoReturn:  # fmt: skip
     """Run thousands of seeded random schedules at once; say which seed fails first."""
     from smpmmu.stressing import stress_seeds
     from smpmmu.targets import one, scaled
@@ -40,7 +43,7 @@ def stress(
     time = Stopwatch()
     try:
         (chosen,) = scaled([one(target)], cpus)
-        found = stress_seeds(chosen, seeds, watch, strategy=strategy, keep=keep)
+        found = stress_seeds(chosen, seeds, watch, strategy=strategy, keep=keep, shrink=shrink)
     except KeyboardInterrupt:
         click.echo(f"interrupted: {done:,} of {len(seeds):,} seeds were run", err=True)
         sys.exit(130)

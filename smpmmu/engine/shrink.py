@@ -55,6 +55,20 @@ class Shrunk:
     left_out: tuple[str, ...] = ()
 
 
+def least(system: System, choices: Sequence[str], name: str, *, most: int) -> Shrunk | None:
+    """Return the cheapest run of all that violate `name`, as `choices` do.
+
+    None if that takes a look at more than `most` states with a last context.
+    """
+    task = Task(system, name, (), most)
+    found = task.proven()
+    if found is None:
+        return None
+    names = tuple(system.contexts[n].name for n in found)
+    prices = cost(system, names), cost(system, choices)
+    return Shrunk(name, names, *prices, least=True, nodes=task.nodes)
+
+
 def shrink(
     system: System,
     choices: Sequence[str],

@@ -211,24 +211,24 @@ def story(
     starred = (marked,) if race is None else (race.first, race.second)
     _table(steps, columns, page, starred, last=len(steps) if violated else 0)
     if violated:
-        page.line(_critical(race, len(steps)), indent=2)
+        page.line(critical(race, len(steps)), indent=2)
 
 
-def _critical(race: Race | None, steps: int) -> str:
+def critical(race: Race | None, steps: int) -> str:
+    """Return the critical race of a run of so many steps, in words."""
     if race is None:
         if steps > LONGEST_JUDGED:
             return "critical race: not looked for in so long a run; shrink it first"
         return "critical race: none; with no two conflicting steps reversed does it go away"
+    return f"critical race: {pair(race, steps)}; the other way round nothing is violated"
+
+
+def pair(race: Race, steps: int) -> str:
+    """Return both steps of a race in a run of so many steps."""
     one, other = (f"{c} {t!r}" for c, t in zip(race.contexts, race.texts, strict=True))
     if race.second > steps:
-        return (
-            f"critical race: *{race.first} {one} before {other}, which waits for ever; the other "
-            "way round nothing is violated"
-        )
-    return (
-        f"critical race: *{race.first} {one} before *{race.second} {other}; the other way round "
-        "nothing is violated"
-    )
+        return f"*{race.first} {one} before {other}, which waits for ever"
+    return f"*{race.first} {one} before *{race.second} {other}"
 
 
 def _table(

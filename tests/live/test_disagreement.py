@@ -54,11 +54,11 @@ def first_come_first_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a context move only while those before it cannot."""
     fire = Kernel.fire
 
-    def sequential(self: Kernel, block: Block, context: int, eligible: Any) -> Any:
+    def sequential(self: Kernel, block: Block, context: int, eligible: Any, **rest: Any) -> Any:
         mask = np.ones(len(block), dtype=np.bool_) if eligible is None else eligible.copy()
         for earlier in range(context):
             mask &= self.finished(block, earlier)
-        return fire(self, block, context, mask)
+        return fire(self, block, context, mask, **rest)
 
     monkeypatch.setattr(Kernel, "fire", sequential)
 
