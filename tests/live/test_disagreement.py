@@ -193,8 +193,8 @@ def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Never let the second context move."""
     fire = Kernel.fire
 
-    def first_only(self: Kernel, block: Block, context: int, eligible: Any) -> Any:
-        return iter(()) if context == 1 else fire(self, block, context, eligible)
+    def first_only(self: Kernel, block: Block, context: int, eligible: Any, **rest: Any) -> Any:
+        return iter(()) if context == 1 else fire(self, block, context, eligible, **rest)
 
     monkeypatch.setattr(Kernel, "fire", first_only)
 
