@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smpmmu.checking import explore
-from smpmmu.engine import answer, batch, judge, successors
+from smpmmu.engine import answer, changes, judge, successors
 from smpmmu.engine.automaton import Automaton
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import InternalError
@@ -83,9 +83,12 @@ def wrong_sum(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(step: Any, value: Any) -> Any:
         new = updated(step, value)
-        return new if isinstance(new, int) else np.where(new == 2, np.uint64(1), new)
+        if isinstance(new, int):
+            return 1 if new == 2 else new
+        return np.where(new == 2, np.uint64(1), new)
 
-    monkeypatch.setattr(batch, "updated", wrong)
+    for module in (changes, successors):
+        monkeypatch.setattr(module, "updated", wrong)
 
 
 def wrong_way_on(monkeypatch: pytest.MonkeyPatch) -> None:
