@@ -29,8 +29,10 @@ from smpmmu.targets import one
 from smpmmu.work import seen_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from smpmmu.engine.run import Run
     from smpmmu.engine.steps import Column
@@ -56,6 +58,29 @@ class Failure:
     violated: str
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What some seeds did, as data that travels.
+
+    Attributes:
+        seeds: which.
+        cut: how many were cut off.
+        steps: actions of all runs.
+        failures: (seed, strategy, what it violates), by seed.
+        classes: distinct happens-before classes, and how often each was seen.
+        finals: distinct last states, by the numbers of the kernel that ran them.
+        places: (contexts, finals) where every context rests in them, if asked for.
+    """
+
+    seeds: range
+    cut: int
+    steps: int
+    failures: tuple[tuple[int, str, str], ...]
+    classes: tuple[Column, NDArray[np.int64]]
+    finals: Column
+    places: NDArray[np.uint32]
+
+
 class Campaign:
     """Seeds of one variant being run."""
 
@@ -77,7 +102,7 @@ class Campaign:
         self.found.by_strategy = dict.fromkeys((p.strategy.name for p in self.plans), 0)
         self.failures: list[Failure] = []
         self._shrink = shrink
-        self._classes: list[Column] = []
+        self._classes: list[tuple[Column, NDArray[np.int64]]] = []
         self._finals: list[Column] = []
 
     def _bounds(self) -> list[str]:
@@ -103,47 +128,65 @@ class Campaign:
         still = sum(before[f.seed, f.strategy] == f.violated for f in failures)
         self.found.kept = (len(kept), still, len(failures) - still)
 
-    def run(self, watch: Callable[[int], None]) -> None:
-        """Run all seeds; `watch` is told now and then how many have been run."""
-        seeds, size = self.found.seeds, together(self.kernel) * len(self.plans)
-        for start in range(seeds.start, seeds.stop, size):
-            part = range(start, min(start + size, seeds.stop))
-            fails: list[Failure] = []
-            shares = dealt(len(self.plans), part)
-            for plan, share in zip(self.plans, shares, strict=True):
-                fails += self._some(plan, share)
-            self._note(sorted(fails, key=lambda failure: failure.seed))
-            watch(part.stop - seeds.start)
+    def run(self, watch: Callable[[int], None], parts: Iterable[Part] | None = None) -> None:
+        """Run all seeds, or take what others made of them; `watch` is told how many are done."""
+        seeds = self.found.seeds
+        for part in map(self.part, self.split()) if parts is None else parts:
+            self._take(part)
+            watch(part.seeds.stop - seeds.start)
         self._conclude()
 
-    def _herd(self, plan: Plan, seeds: range | list[int], *, choices: bool = False) -> Herd:
-        herd = Herd(self.kernel, seeds, plan=plan, longest=LONGEST_RUN, keep=choices, traced=True)
+    def split(self, most: int | None = None) -> list[range]:
+        """Return the seeds in parts that can be run side by side, or have `most` each."""
+        seeds, size = self.found.seeds, together(self.kernel) * len(self.plans)
+        size = size if most is None else max(1, min(size, most))
+        starts = range(seeds.start, seeds.stop, size)
+        return [range(start, min(start + size, seeds.stop)) for start in starts]
+
+    def part(self, seeds: range, *, placed: bool = False) -> Part:
+        """Run some seeds."""
+        shares = zip(self.plans, dealt(len(self.plans), seeds), strict=True)
+        herds = [(self._herd(p, share, placed=placed), p) for p, share in shares if share]
+        failures = [failure for herd, plan in herds for failure in _failures(herd, plan)]
+        finals, first = np.unique(np.concatenate([h.finals for h, _ in herds]), return_index=True)
+        classes, seen = np.unique(np.concatenate([h.classes for h, _ in herds]), return_counts=True)
+        return Part(
+            seeds,
+            sum(int(np.count_nonzero(h.endings == ENDINGS.index(Ending.CUT))) for h, _ in herds),
+            sum(int(herd.lengths.sum(dtype=np.int64)) for herd, _ in herds),
+            tuple(sorted((f.seed, f.strategy, f.violated) for f in failures)),
+            (classes, seen),
+            finals,
+            np.concatenate([herd.places for herd, _ in herds], axis=1)[:, first],
+        )
+
+    def _herd(
+        self, plan: Plan, seeds: range | list[int], *, choices: bool = False, placed: bool = False
+    ) -> Herd:
+        herd = Herd(self.kernel, seeds, plan=plan, longest=LONGEST_RUN, keep=choices, traced=True,
+                    placed=placed)  # fmt: skip
         for _ in herd.gallop():
             pass
         return herd
 
-    def _some(self, plan: Plan, seeds: range) -> list[Failure]:
-        """Run the seeds that fall to one plan, and return the failing ones."""
-        if not seeds:
-            return []
-        herd = self._herd(plan, seeds)
-        self.found.cut += int(np.count_nonzero(herd.endings == ENDINGS.index(Ending.CUT)))
-        self.found.steps += int(herd.lengths.sum(dtype=np.int64))
-        self._classes.append(herd.classes)
-        self._finals.append(herd.finals)
-        return _failures(herd, plan)
-
-    def _note(self, failures: list[Failure]) -> None:
-        """Count failures, which come in the order of their seeds."""
-        self.failures += failures
-        self.found.failing.update(failure.violated for failure in failures)
-        for failure in failures:
-            self.found.by_strategy[failure.strategy] += 1
+    def _take(self, part: Part) -> None:
+        """Count what some seeds did; parts come in the order of their seeds."""
+        plans = {plan.strategy.name: plan for plan in self.plans}
+        self.found.cut += part.cut
+        self.found.steps += part.steps
+        self._classes.append(part.classes)
+        self._finals.append(part.finals)
+        for seed, strategy, violated in part.failures:
+            self.failures.append(Failure(seed, strategy, plans[strategy], violated))
+            self.found.failing[violated] += 1
+            self.found.by_strategy[strategy] += 1
 
     def _conclude(self) -> None:
         """Count what is distinct; repeat failures live."""
-        _, seen = np.unique(np.concatenate(self._classes), return_counts=True)
-        self.found.classes, self.found.once = seen.size, int(np.count_nonzero(seen == 1))
+        every = np.concatenate([classes for classes, _ in self._classes])
+        classes, which = np.unique(every, return_inverse=True)
+        seen = np.bincount(which, np.concatenate([seen for _, seen in self._classes]))
+        self.found.classes, self.found.once = classes.size, int(np.count_nonzero(seen == 1))
         self.found.finals = np.unique(np.concatenate(self._finals)).size
         runs = self._repeat(self.failures)
         self.found.live = len(runs)
@@ -219,11 +262,13 @@ def stress_seeds(
     strategy: str = UNIFORM.name,
     keep: Path | None = None,
     shrink: bool = True,
+    elsewhere: Callable[[Campaign], Iterable[Part]] | None = None,
 ) -> Stressed:
     """Run seeds on the batch kernel, and failing ones live, which must agree.
 
     With `shrink` the first failing run of each property is made as small as can be. With a file to
-    `keep` them, failing seeds that lie in it are run first, and new ones are added.
+    `keep` them, failing seeds that lie in it are run first, and new ones are added. What runs the
+    seeds of a campaign `elsewhere` yields its parts in order.
 
     Raises:
         UsageError: there is no such variant or strategy, or the file cannot be read or written.
@@ -234,7 +279,7 @@ def stress_seeds(
     target = campaign.found.name if keep is None else seen_from(keep.parent, campaign.found.name)
     if kept is not None:
         campaign.again(kept.of(target))
-    campaign.run(watch)
+    campaign.run(watch, None if elsewhere is None else elsewhere(campaign))
     if kept is not None and keep is not None:
         kept.add(Seed(f.seed, f.strategy, f.violated, target) for f in campaign.failures)
         kept.write(keep)

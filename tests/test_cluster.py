@@ -15,10 +15,11 @@ from smpmmu import work
 from smpmmu.cluster import connection, tasks
 from smpmmu.cluster.connection import Cluster
 from smpmmu.cluster.files import shipped
-from smpmmu.cluster.spread import spread
+from smpmmu.cluster.spread import spread, spread_seeds
 from smpmmu.cluster.tasks import Order
 from smpmmu.engine.errors import ClusterError, ModelError
 from smpmmu.engine.verdict import Budget
+from smpmmu.stressing import stress_seeds
 from smpmmu.targets import find, one
 from tests.cluster import Machines, machines, until
 from tests.shell import DEFECT, SMPMMU, Shell, environment
@@ -128,6 +129,53 @@ def test_an_error_comes_when_its_turn_is(dask: Machines, users: Users, shell: Sh
     there = shell("explore", "broken.py", "--cluster", dask.address)
     assert here.status == 4
     assert "broken.py:broken/good  HOLDS" in here.out
+    assert there == here
+
+
+# Seeds.
+
+
+@pytest.mark.parametrize(
+    ("target", "strategy", "most"),
+    [
+        ("reliant_skipper/native_after_unlock", "portfolio", 12),
+        ("young_clear/deferred_after_unlock", "uniform", 2),  # workers number its ends otherwise
+    ],
+)
+def test_seeds_come_to_what_one_machine_makes_of_them(
+    dask: Machines, shell: Shell, target: str, strategy: str, most: int
+) -> None:
+    asked = ("stress", target, "--seeds", "100:1400", "--strategy", strategy, "--format", "json")
+    here, there = shell(*asked), shell(*asked, "--cluster", dask.address)
+    assert (there.status, there.out) == (here.status, here.out)
+    found = json.loads(here.out)
+    assert 1 < found["last_states"] <= most
+    assert found["happens_before_classes"] > 10
+
+
+def test_seeds_of_a_users_file(dask: Machines, shell: Shell, users: Users) -> None:
+    users("counter.py", COUNTER.replace("from helper import STEPS", HELPER))
+    asked = ("stress", "counter.py:counter/few", "--seeds", "0:1000")
+    here, there = shell(*asked), shell(*asked, "--cluster", dask.address)
+    assert there.out == here.out
+    assert "of 1,000 fail" in here.out
+
+
+def test_a_worker_dies_with_seeds_in_its_hands(tmp_path: Path) -> None:
+    target = one("reliant_flusher/deferred_range")
+    here = stress_seeds(target, range(2_048), lambda _: None)
+    with machines(tmp_path) as dask, Cluster(dask.address) as cluster:
+
+        def arrived(done: int) -> None:
+            if done == 2:
+                dask.kill(dask.workers[1])
+
+        there = stress_seeds(
+            target,
+            range(2_048),
+            lambda _: None,
+            elsewhere=lambda campaign: spread_seeds(cluster, campaign, target, arrived),
+        )
     assert there == here
 
 

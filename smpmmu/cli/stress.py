@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from smpmmu.cli.printing import STATUSES, Stopwatch, out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from smpmmu.stressing import Campaign, Part
+    from smpmmu.targets import Target
+
+    Elsewhere = Callable[[Campaign], Iterable[Part]]
 
 
 @click.command(epilog=STATUSES)
@@ -24,10 +33,12 @@ from smpmmu.cli.printing import STATUSES, Stopwatch, out
               help="Run the failing seeds in FILE first, and add new ones to it.")  # fmt: skip
 @click.option("--shrink/--no-shrink", default=True,
               help="Look for the least that violates the same, if affordable.")  # fmt: skip
+@click.option("--cluster", metavar="ADDRESS",
+              help="Let the workers of a Dask scheduler run them, as tcp://HOST:PORT.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def stress(
     target: str, seeds: range, strategy: str, cpus: int | None, keep: Path | None, form: str,
-    *, shrink: bool
+    *, shrink: bool, cluster: str | None,
 ) -> NoReturn:  # fmt: skip
     """Run thousands of seeded random schedules at once; say which seed fails first."""
     from smpmmu.stressing import stress_seeds
@@ -43,7 +54,9 @@ def stress(
     time = Stopwatch()
     try:
         (chosen,) = scaled([one(target)], cpus)
-        found = stress_seeds(chosen, seeds, watch, strategy=strategy, keep=keep, shrink=shrink)
+        with _elsewhere(cluster, chosen) as elsewhere:
+            found = stress_seeds(chosen, seeds, watch, strategy=strategy, keep=keep, shrink=shrink,
+                                 elsewhere=elsewhere)  # fmt: skip
     except KeyboardInterrupt:
         click.echo(f"interrupted: {done:,} of {len(seeds):,} seeds were run", err=True)
         sys.exit(130)
@@ -53,6 +66,19 @@ def stress(
     else:
         out("\n".join(found.lines()) + "\n")
     sys.exit(1 if found.fails else 3 if found.cut else 0)
+
+
+@contextlib.contextmanager
+def _elsewhere(address: str | None, target: Target) -> Iterator[Elsewhere | None]:
+    """Connect to a scheduler, if one is named."""
+    if address is None:
+        yield None
+        return
+    from smpmmu.cluster.connection import Cluster
+    from smpmmu.cluster.spread import spread_seeds
+
+    with Cluster(address) as cluster:
+        yield lambda campaign: spread_seeds(cluster, campaign, target, lambda _: None)
 
 
 def _seeds(text: str) -> range:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from smpmmu.cluster.files import OURS, Shipped, at_home, unpacked
 from smpmmu.engine.errors import ClusterError
+from smpmmu.engine.growth import Numbering, numbering
 from smpmmu.engine.live import in_trio
+from smpmmu.stressing import Campaign, Part
 from smpmmu.work import Job, do_target
 
 if TYPE_CHECKING:
@@ -97,3 +99,17 @@ def _named(row: Row, what: Shipped) -> Row:
         for each in row.broken
     )
     return replace(row, broken=broken, defined=here(row.defined))
+
+
+@functools.lru_cache(maxsize=4)
+def _campaign(what: Shipped, strategy: str) -> Campaign:
+    return Campaign(unpacked(what), range(1), strategy)
+
+
+def run_seeds(order: Order, strategy: str, seeds: range) -> tuple[Part, Numbering]:
+    """Run some seeds; their last states are by the numbers that this worker has given."""
+    begin(order)
+    with at_home(order.what):
+        campaign = _campaign(order.what, strategy)
+        part = campaign.part(seeds, placed=True)
+        return part, numbering(campaign.kernel)

@@ -12,9 +12,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from smpmmu.engine.errors import ModelError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from smpmmu.engine.automaton import Automaton
     from smpmmu.engine.batch import Kernel
     from smpmmu.engine.system import System
@@ -81,6 +85,47 @@ def follow(kernel: Kernel, automaton: Automaton, edges: tuple[tuple[int, int], .
             kernel.follow(automaton, index, result)
         except ModelError as error:
             raise Differs(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """How a kernel that grew by itself has numbered positions, so that another can follow.
+
+    Attributes:
+        edges: for each context, every (position, result, position after it), in order.
+        resting: for each context, the position of each resting number.
+    """
+
+    edges: tuple[tuple[tuple[int, int, int], ...], ...]
+    resting: tuple[tuple[int, ...], ...]
+
+
+def numbering(kernel: Kernel) -> Numbering:
+    """Return how `kernel` has numbered positions."""
+    return Numbering(
+        tuple(
+            tuple((n, result, a.positions[n].following[result]) for n, result in a.grown)
+            for a in kernel.automata
+        ),
+        tuple(tuple(a.resting) for a in kernel.automata),
+    )
+
+
+def renumbered(kernel: Kernel, theirs: Numbering) -> list[NDArray[np.int64]]:
+    """Let `kernel` grow by what another one met; return, by context, our number of each of theirs.
+
+    Both are of resting numbers. Positions are the same if what was followed to them is.
+    """
+    tables = []
+    for automaton, edges, resting in zip(
+        kernel.automata, theirs.edges, theirs.resting, strict=True
+    ):
+        ours = {0: 0}
+        for index, result, after in edges:
+            ours[after] = kernel.follow(automaton, ours[index], result)
+        rests = [automaton.positions[ours[index]].rest for index in resting]
+        tables.append(np.array(rests, dtype=np.int64))
+    return tables
 
 
 def digest(automaton: Automaton) -> str:

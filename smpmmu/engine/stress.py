@@ -67,6 +67,7 @@ class Herd:
         lengths: (runs,) int32, actions taken.
         finals: (runs,) uint64, fingerprints of the last states.
         classes: (runs,) uint64, happens-before classes, if `traced`.
+        places: (contexts, runs) uint32, resting numbers in the last states, if `placed`.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Herd:
         keep: bool = True,
         traced: bool = False,
         onward: bool = True,
+        placed: bool = False,
     ) -> None:
         """Start a run for every seed; with `keep` remember all choices.
 
@@ -95,6 +97,8 @@ class Herd:
         self.lengths = np.zeros(many, dtype=np.int32)
         self.finals = np.zeros(many, dtype=np.uint64)
         self.classes = np.zeros(many, dtype=np.uint64)
+        shape = (len(kernel.automata) if placed else 0, many)
+        self.places = np.zeros(shape, dtype=np.uint32)
         self.names: list[str] = []
         self.chosen: list[tuple[NDArray[np.intp], NDArray[np.uint8]]] | None = [] if keep else None
         self._traces = Traces(kernel.system, many) if traced else None
@@ -271,6 +275,11 @@ class Herd:
         self.violated[runs] = self.names.index(violated) if violated else -1
         self.lengths[runs] = actions
         self.finals[runs] = self.block.fps[rows]
+        for number in range(self.places.shape[0]):
+            field = self.kernel.place(number)
+            if field is not None:
+                lane = self.block.lanes[field.lane]
+                self.places[number, runs] = lane[rows] >> field.shift & field.mask
         if self._traces is not None:
             self.classes[runs] = self._traces.classes(rows)
 
