@@ -8,6 +8,7 @@ what tasks do.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import queue
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,11 @@ QUIET = 100
 
 
 class Cluster:
-    """The workers of a scheduler, as long as the `with` block lasts; leaving it cancels all."""
+    """The workers of a scheduler, as long as the `with` block lasts; leaving it cancels all.
+
+    Attributes:
+        workers: how many tasks could run at once when that was last looked at.
+    """
 
     def __init__(self, address: str) -> None:
         """Connect.
@@ -45,17 +50,22 @@ class Cluster:
         self._logger = logging.getLogger("distributed")
         self._loud = self._logger.level
         self._logger.setLevel(QUIET)
+        why = ""
         try:
             self._client: Any = distributed.Client(
                 address, timeout=CONNECTING, set_as_default=False, name="smpmmu"
             )
         except (OSError, ValueError, TypeError) as error:
+            why = (str(error) or type(error).__name__).splitlines()[0]
+        if why:
+            gc.collect()  # a client that is collected while another one is made stops that one
             self._logger.setLevel(self._loud)
-            msg = f"no scheduler answers at {address}: {str(error).splitlines()[0]}"
-            raise ClusterError(msg) from error
+            msg = f"no scheduler answers at {address}: {why}"
+            raise ClusterError(msg)
         self._out: dict[Any, int] = {}
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._idle = 0
+        self.workers = self.threads()
 
     def __enter__(self) -> Cluster:
         return self
@@ -68,18 +78,15 @@ class Cluster:
             self._client.close(timeout=LOOK)
         self._logger.setLevel(self._loud)
 
-    @property
-    def out(self) -> int:
-        """How many tasks are out there."""
-        return len(self._out)
-
     def threads(self) -> int:
         """Return how many tasks can run at once."""
         return sum(self._asked(self._client.nthreads).values())
 
-    def share(self, value: object) -> Any:  # noqa: ANN401  a future
-        """Bring a value to the workers once, for many tasks; goes in place of the value."""
-        return self._asked(self._client.scatter, value, broadcast=False, hash=False)
+    def cancel(self) -> None:
+        """Cancel what is out there."""
+        out, self._out = list(self._out), {}
+        if out:
+            self._asked(self._client.cancel, out, force=True)
 
     def submit(self, number: int, function: Callable[..., object], *arguments: object) -> None:
         """Send a task out, under a number."""
@@ -132,7 +139,8 @@ class Cluster:
     def _look(self) -> None:
         """See whether the scheduler is there, and somebody who works for it."""
         self._alive()
-        self._idle = 0 if self.threads() else self._idle + 1
+        self.workers = self.threads()
+        self._idle = 0 if self.workers else self._idle + 1
         if self._idle > PATIENCE:
             msg = f"no worker is connected to {self.address}; start one: dask worker {self.address}"
             raise ClusterError(msg)
