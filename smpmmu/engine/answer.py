@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.closure import certify
+from smpmmu.engine.errors import ModelError
 from smpmmu.engine.explore import Search
 from smpmmu.engine.growth import Differs, grow, growth, identity
 from smpmmu.engine.passes import Passes
@@ -19,7 +20,7 @@ from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Generator, Iterator
 
     from smpmmu.engine.explore import Found
     from smpmmu.engine.system import System
@@ -74,17 +75,27 @@ class Answer:
                     self._passes = self._reduce()
                     break
         if self._passes is not None:
-            for depth in self._passes.depths():
-                self.search = self._passes.search
-                yield depth
-                if self.search.found:
-                    break
-            self.search = self._passes.search
-            if self.search.found:
+            raised = yield from self._search_reduced(self._passes)
+            if raised is not None or self.search.found:
                 self.search = self._plain
                 self.kernel.meet_all()
                 yield from plain
+                if raised is not None and self._plain.stopped and not self._plain.found:
+                    raise raised
         self.result = self._conclude()
+
+    def _search_reduced(self, passes: Passes) -> Generator[int, None, ModelError | None]:
+        """Search what is left, up to a violation, and return the error that was met, if any."""
+        try:
+            for depth in passes.depths():
+                self.search = passes.search
+                yield depth
+                if self.search.found:
+                    break
+        except ModelError as error:  # the plain search may meet a violation before it
+            return error
+        self.search = passes.search
+        return None
 
     def _large(self) -> bool:
         return self.search.states > self._reduce_from and not self.search.stopped

@@ -57,7 +57,7 @@ class Emission:
 
 
 LONGEST_CHAIN = 1_024
-"""Steps of one context that are taken at once, where it may go on."""
+"""Actions of one context that are taken at once, where it may go on."""
 
 
 class GoesOn(Protocol):
@@ -190,10 +190,10 @@ class Kernel(Reader):
                     stack.append((after, via, length + 1, outcome))
                     continue
                 rests: Moved | None = outcome
-                if goes_on is not None and length < LONGEST_CHAIN:
+                if goes_on is not None and len(via) < LONGEST_CHAIN:
                     more, rests = goes_on.split(block, context, after, outcome)
                     if more is not None:
-                        stack.append((after, (*via, after), length + 1, more))
+                        stack.append((after, (*via, after), 0, more))
                 if rests is not None:
                     yield self._emit(block, context, start, after, rests, via)
 

@@ -187,11 +187,18 @@ class Maker:
         """Yield what clashes are looked up for: without guards, then with, if there are any."""
         accessed = footprint(action, bits)
         behind = self._behind(context, rest)
-        yield Candidate(context, accessed, (), behind)
+        beside = self._others(context) - behind
+        yield Candidate(context, accessed, (), behind, beside)
         start = self.kernel.automata[context].positions[self.kernel.automata[context].resting[rest]]
         guards = tuple(self._guards(context, dict(accessed), start.held, behind))
         if guards:
-            yield Candidate(context, accessed, guards, behind)
+            yield Candidate(context, accessed, guards, behind, beside)
+
+    def _others(self, context: int) -> frozenset[int]:
+        """Return the other contexts of the same vCPU."""
+        return frozenset(n for stack in self.kernel.stacks if context in stack for n in stack) - {
+            context
+        }
 
     def _behind(self, context: int, rest: int) -> frozenset[int]:
         """Return the contexts of the same vCPU that cannot move before this one has."""
@@ -202,9 +209,8 @@ class Maker:
         if what.role is Role.IRQ and start.index == 0:
             return frozenset()
         found = set()
-        for number, other in enumerate(contexts):
-            if number == context or other.cpu != what.cpu or other.role is Role.DAEMON:
-                continue
+        for number in self._others(context):
+            other = contexts[number]
             if what.role is Role.MAIN:
                 blocked = not start.open
             else:

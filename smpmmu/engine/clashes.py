@@ -1,8 +1,9 @@
 """What an action clashes with: whatever any other context may still do before it.
 
 Two accesses clash if their order matters. What lies behind a wait that is false, and stays so
-until the candidate's own context moves (a guard), does not count. This module must not know which
-actions are candidates.
+until the candidate's own context moves (a guard), does not count. But if the candidate may end that
+wait, what could keep it from moving at all does: an interrupt whose handler waits, or interrupts
+switched off before a wait. This module must not know which actions are candidates.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from smpmmu.engine.footprints import Access, access, onwards
+from smpmmu.engine.footprints import NOTHING, Access, access, holding, onwards
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,12 +52,22 @@ class Candidate:
         footprint: what it accesses.
         guards: what may be relied on to hold others back.
         behind: contexts of the same vCPU that cannot move before it.
+        beside: those that can.
     """
 
     context: int
     footprint: tuple[tuple[str, Access], ...]
     guards: tuple[Guard, ...] = ()
     behind: frozenset[int] = frozenset()
+    beside: frozenset[int] = frozenset()
+
+    def wakes(self) -> bool:
+        """Whether it may end a wait that it relies on."""
+        footprint = dict(self.footprint)
+        return any(
+            footprint.get(guard.word.name, NOTHING).may_reach(guard.wait, guard.wait.mask)
+            for guard in self.guards
+        )
 
 
 class Clashes:
@@ -71,10 +82,13 @@ class Clashes:
         self._guards: dict[str, list[tuple[int, Guard]]] = {}
         self._cuts: dict[tuple[str, Wait], int] = {}
         self._spared: dict[int, int] = {}
+        self._waking: dict[int, int] = {}
         self._known: dict[tuple[str, Access], int] = {}
         for number, candidate in enumerate(candidates):
             for context in (candidate.context, *candidate.behind):
                 self._spared[context] = self._spared.get(context, 0) | 1 << number
+            for context in candidate.beside if candidate.wakes() else ():
+                self._waking[context] = self._waking.get(context, 0) | 1 << number
             for name, does in candidate.footprint:
                 self._accesses.setdefault(name, []).append((number, does))
             for guard in candidate.guards:
@@ -94,6 +108,10 @@ class Clashes:
             self._of(step) & concerned if led else concerned * (step is not None)
             for step, led in zip(steps, known, strict=True)
         ]
+        waking = self._waking.get(context, 0)
+        if waking:
+            holds = holding(automaton)
+            local = [bits | waking * held for bits, held in zip(local, holds, strict=True)]
         after = onwards(automaton, local, [self._held_back(step) for step in steps])
         masks = [*(after[index] for index in automaton.resting), concerned]
         low = (1 << 64) - 1

@@ -48,8 +48,8 @@ FEW_EDGES = 1 << 16
 
 KEPT = (
     "found", "states", "transitions", "levels", "exact", "peak_nbytes", "edges", "edges_from",
-    "level_fps", "whole", "_parents", "_agents", "_ways_nbytes", "_stuck", "_dead", "_level",
-    "_depth", "_row", "_suspect",
+    "level_fps", "whole", "_parents", "_agents", "_actions", "_ways_nbytes", "_stuck", "_dead",
+    "_level", "_depth", "_row", "_suspect",
 )  # fmt: skip
 """Attributes of a search that change while it goes on, for checkpoints."""
 
@@ -112,6 +112,7 @@ class Search:
         self._visited = Fingerprints()
         self._parents: list[Ids] = []
         self._agents: list[NDArray[np.uint8]] = []
+        self._actions: list[NDArray[np.uint16]] = []  # of a reduced search alone
         self._ways_nbytes = 0
         self._stuck = Stuck()
         self._dead: list[Column] = []
@@ -236,7 +237,8 @@ class Search:
         choices = []
         while state:
             part = int(np.searchsorted(starts, state, side="right")) - 1
-            choices.append(int(self._agents[part][state - starts[part]]))
+            actions = int(self._actions[part][state - starts[part]]) if self._actions else 1
+            choices += [int(self._agents[part][state - starts[part]])] * actions
             state = int(self._parents[part][state - starts[part]])
         return choices[::-1]
 
@@ -306,6 +308,9 @@ class Search:
         self._parents.append(_narrow(parents.ids.take(rows)))
         self._agents.append(successors.contexts.take(chosen))
         self._ways_nbytes += self._parents[-1].nbytes + self._agents[-1].nbytes
+        if successors.actions is not None:
+            self._actions.append(successors.actions[chosen])
+            self._ways_nbytes += self._actions[-1].nbytes
         self.states += int(chosen.size)
         if len(self.levels) == depth:
             self.levels.append(0)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smpmmu.engine.program import Role
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -168,3 +170,23 @@ def onwards(automaton: Automaton, local: Sequence[int], cut: Sequence[int]) -> l
                 found[index] = union
                 changed = True
     return found
+
+
+def holding(automaton: Automaton) -> list[bool]:
+    """Return, for every position, whether its step may hold up the others of the vCPU for long.
+
+    That is: it leads to where some of them cannot move, and where this one may come to wait, or
+    go round, before they can again.
+    """
+    positions, handler = automaton.positions, automaton.context.role is Role.IRQ
+    passing = [p.step is None or (p.index == 0 if handler else p.open) for p in positions]
+    changed = True
+    while changed:
+        changed = False
+        for position in reversed(positions):
+            step, ways = position.step, position.following.values()
+            if passing[position.index] or step is None or step.wait is not None or not ways:
+                continue
+            if all(passing[after] for after in ways):
+                passing[position.index] = changed = True
+    return [not all(passing[after] for after in p.following.values()) for p in positions]

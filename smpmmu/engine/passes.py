@@ -6,6 +6,7 @@ module must not know how states are reduced, nor what is made of the answer.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.batch import Kernel
@@ -60,8 +61,9 @@ class Passes:
     def _walk(self, plain: Kernel, walks: int) -> None:
         kernel = Kernel(plain.system, packed=plain.layout.packed, after=plain)
         herd = Herd(kernel, range(walks), longest=LONGEST_WALK, keep=False)
-        for _ in herd.gallop():
-            pass
+        with contextlib.suppress(ModelError):  # the search will meet it, unless it stops before
+            for _ in herd.gallop():
+                pass
 
     def _anew(self) -> Search:
         search = Search(
@@ -83,13 +85,18 @@ class Passes:
         while True:
             try:
                 for depth in self.search.depths():
+                    if self.search.found:  # perhaps only because a word was forgotten too early
+                        self.reduction.settle()
                     if not self.reduction.valid:
                         break
                     yield depth
-            except ModelError:  # perhaps only because a word was forgotten too early
+            except ModelError:  # perhaps likewise
                 if self.reduction.settle():
                     raise
-            if self.reduction.settle() or self.search.stopped:
+            if self.reduction.settle():
+                return
+            if self.search.stopped:
+                self.search.found.clear()
                 return
             self.reduction.again()
             self.search = self._anew()

@@ -48,6 +48,7 @@ class Successors:
         changes: what to exclusive-or into the parents' lanes, (lanes, successors) uint64, or for
             each of some parts where it begins and, per lane, a column or an int.
         bugs: (property, begin, end) of successors in which a program met a bug.
+        actions: (successors,) uint16, how many actions the move is, or None if it is one in each.
     """
 
     rows: Rows
@@ -56,6 +57,7 @@ class Successors:
     fps: Column
     changes: Lanes | list[tuple[int, list[Column | int]]]
     bugs: list[tuple[str, int, int]]
+    actions: NDArray[np.uint16] | None = None
 
     def __len__(self) -> int:
         return int(self.fps.shape[0])
@@ -131,6 +133,9 @@ def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -
         emissions = [reduction.forget(block, emission) for emission in emissions]
     sizes = [e.rows.shape[0] for e in emissions]
     bounds = np.cumsum([0, *sizes]).tolist()
+    actions = None
+    if reduction is not None:
+        actions = np.repeat(np.array([1 + len(e.via) for e in emissions], np.uint16), sizes)
     changes = []
     bugs = []
     for number, emission in enumerate(emissions):
@@ -146,6 +151,7 @@ def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -
         np.concatenate([e.fps for e in emissions] or [np.zeros(0, dtype=np.uint64)]),
         changes,
         bugs,
+        actions,
     )
 
 

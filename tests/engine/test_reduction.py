@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import assume, given
 
+from smpmmu.engine import automaton
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
@@ -39,8 +41,22 @@ from smpmmu.engine.system import (
     sometimes,
 )
 from smpmmu.engine.verdict import Budget, Verdict
-from tests.engine.programs import BOX, LOCK, X, Y, Z, hypothetically, irq, main, play, take
+from tests.engine.programs import (
+    BOX,
+    LOCK,
+    Op,
+    X,
+    Y,
+    Z,
+    counting,
+    hypothetically,
+    irq,
+    main,
+    play,
+    take,
+)
 from tests.engine.test_random_programs import systems
+from tests.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -172,11 +188,95 @@ def test_deadlocks_stay() -> None:
     assert names(reduced(of(a, b), REDUCTIONS)) == {"no_deadlock"}
 
 
+OFF, ON = local_irq_disable(), local_irq_enable()
+RINGS = main("b", call(play, (fetch_or(BOX, 1),)))
+STUCK = {
+    "a handler takes the lock of whom it interrupted": of(
+        main("a", call(play, (acquire(LOCK), store(X, 1), release(LOCK)))),
+        irq("a.irq", "a", call(play, (take(BOX, 1), acquire(LOCK), release(LOCK)))),
+        RINGS,
+    ),
+    "a handler waits for one who waits for whom it interrupted": of(
+        main("a", call(play, (store(X, 1),))),
+        irq("a.irq", "a", call(play, (take(BOX, 1), wait_until(Y, 1)))),
+        RINGS,
+        main("c", call(play, (wait_until(X, 1), store(Y, 1)))),
+    ),
+    "a handler interrupts another, and waits so": of(
+        irq("a.low", "a", call(play, (take(BOX, 1), ON, store(X, 1)))),
+        irq("a.high", "a", call(play, (take(BOX, 2), wait_until(Y, 1))), priority=1),
+        main("b", call(play, (fetch_or(BOX, 1), wait_until(BOX, 0), fetch_or(BOX, 2)))),
+        main("c", call(play, (wait_until(X, 1), store(Y, 1)))),
+    ),
+    "interrupts are off where one waits for an answer": of(
+        main("a", call(play, (OFF, wait_until(Y, 1), ON))),
+        irq("a.irq", "a", call(play, (take(BOX, 1),))),
+        main("b", call(play, (fetch_or(BOX, 1), wait_until(BOX, 0), store(Y, 1)))),
+    ),
+    "one tries for ever with interrupts off": of(
+        main("a", call(play, (OFF, Op("retry", number=0, word=Y), ON))),
+        irq("a.irq", "a", call(play, (take(BOX, 1),))),
+        main("b", call(play, (fetch_or(BOX, 1), wait_until(BOX, 0), store(Y, 1)))),
+    ),
+}
+
+
+@pytest.mark.parametrize("system", STUCK.values(), ids=STUCK)
+def test_who_cannot_move_because_of_an_interrupt_is_found(system: System) -> None:
+    plain = {v.name for v in answer(system, every=True).violations}
+    assert plain
+    for walks in (0, 64):
+        assert {f.name for f in reduced(system, (PARTIAL_ORDER,), walks).found} == plain
+
+
+def test_a_handler_that_surely_ends_holds_nobody_up() -> None:
+    a = main("a", call(play, (acquire(LOCK), store(X, 1), store(Y, 1), release(LOCK))))
+    handler = irq("a.irq", "a", call(play, (take(BOX, 1), store(MINE, 1), load(MINE))))
+    c = main("c", call(play, (acquire(LOCK), load(X), release(LOCK))))
+    quick = of(a, handler, RINGS, c)
+    slow = of(a, replace(handler, calls=(call(play, (take(BOX, 1), wait_until(MINE, 0))),)), RINGS,
+              c)  # fmt: skip
+    assert not answer(quick).violations + answer(slow).violations
+    states = [reduced(system, (PARTIAL_ORDER,), 64).states for system in (quick, slow)]
+    assert states[0] < states[1]
+
+
 def test_a_sum_that_does_not_fit_is_told_though_it_is_taken_late() -> None:
     a = main("a", call(play, (fetch_add(Z, 3),)))
     b = main("b", call(play, (fetch_add(Z, 3),)))
     with pytest.raises(ModelError, match="does not fit"):
         reduced(of(a, b), REDUCTIONS)
+
+
+def test_an_error_beyond_the_shortest_violation_is_not_met() -> None:
+    """Alone, the program comes to the error before the search comes to the violation."""
+    counts = main("a", call(play, (store(MINE, 3), fetch_add(MINE, 1))))
+    slow = main("b", call(play, (store(X, 1),)))
+    system = of(counts, slow, holds=(always("never", value(X) == 0),))
+    found = answer(system, reductions=REDUCTIONS, reduce_from=0)
+    assert found.violations == answer(system).violations
+    with pytest.raises(ModelError, match="does not fit"):
+        answer(of(counts, slow), reductions=REDUCTIONS, reduce_from=0)
+
+
+def test_a_violation_that_is_only_due_to_what_was_forgotten_is_not_told() -> None:
+    """That X is read after Y becomes known when X has been forgotten."""
+    writes = main("a", call(play, (store(X, 1), store(Y, 1))))
+    reads = Op("indivisible", (load(Y), Op("if", (load(X), Op("bug_on", number=0)))))
+    system = of(writes, main("b", call(play, (reads,))))
+    known = Kernel(system)
+    for program, position in ((0, 0), (0, 1), (1, 0)):
+        known.follow(known.automata[program], position, 0)
+    passes = Passes(known, Budget(), (DEAD_WORDS,), {}, every=False, started=0.0, walks=0)
+    assert not [depth for depth in passes.depths() if passes.search.found]
+
+
+def test_actions_that_are_taken_at_once_are_no_longer_action(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(automaton, "LONGEST_ACTION", 5)
+    many = of(main("a", counting("w", 12)))
+    assert reduced(many, (PARTIAL_ORDER,), 8).states == 2
 
 
 def test_a_reduced_search_goes_on_from_where_it_was_left() -> None:
@@ -226,6 +326,9 @@ def test_a_violation_beyond_the_budget_of_the_plain_search_is_told_as_not_the_sh
     assert found.verdict is Verdict.VIOLATED
     assert violation.name == "no_lost_write_to_page_0"
     assert not violation.shortest
+    reference = Reference(defer(4, 2, 1, "noack"))
+    (broken,) = (p for p in reference.system.properties if p.name == violation.name)
+    assert not reference.true(reference.replay(violation.choices), broken.truth)
 
 
 # Accesses.
