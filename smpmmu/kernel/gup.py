@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from smpmmu.engine.routines import routine
+from smpmmu.engine.routines import bug_on, routine
 from smpmmu.engine.steps import Word, fetch_add, load
 from smpmmu.kernel.page_alloc import free_page
 from smpmmu.machine.entries import PAGE_PRESENT, pfn_of
@@ -26,9 +26,10 @@ def page_count(pfn: int) -> Word:
 async def get_page(pfn: int) -> None:
     """Take a reference to a page that somebody else keeps meanwhile.
 
-    C: get_page
+    C: get_page, with its VM_BUG_ON
     """
-    await fetch_add(page_count(pfn), 1)
+    before = await fetch_add(page_count(pfn), 1, page_count(pfn).mask)
+    bug_on(before == 0, "nobody_takes_a_reference_to_a_free_page")
 
 
 async def put_page(cpu: Cpu, pfn: int) -> None:

@@ -190,6 +190,7 @@ def nested_flush_by_address(
 
 HOST_MM = MmStruct(GUEST_MM.number, HOST_PGD, ((0, HOST_TABLE),), (0,))
 SPTE_MAPPED = TOUCHED
+NOT_KEPT = "no_page_is_kept_that_nobody_refers_to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +307,7 @@ LATE = (
     variant("late_flush_repair", holds(LATE), retry=Retry(), two=True),
     variant("late_flush_alone", holds("argument: the page is not freed before start returns"),
             retry=Retry(), late=True),
+    variant("two_vcpus", holds(NOTIFIER), retry=Retry(), vcpus=(1, 3)),
 )  # fmt: skip
 def mmu_notifier_fault(
     setup: Setup,
@@ -314,6 +316,7 @@ def mmu_notifier_fault(
     read_late: bool = False,
     late: bool = False,
     two: bool = False,
+    vcpus: tuple[int, ...] = (1,),
 ) -> None:
     """The host unmaps a page while KVM looks it up for the guest, which then writes to it.
 
@@ -323,14 +326,17 @@ def mmu_notifier_fault(
     nested = second_level(entry(PAGE, SPTE_MAPPED) if two else 0)
     spte = nested.memory.table(SECOND_TABLE, GFN)
     hosts = [Cpu(n, guest, guest, HOST_PGD, native, HOST_MM, (), linux=Linux()) for n in (0, 2)]
-    cpu1 = vcpu(setup, 1, guest, nested, (0, 2) if two else (0,))
-    setup.cpu(0, call(unmap_from_process, hosts[0], spte, (1,), late=late))
-    setup.cpu(1, *[call(guest_write, cpu1, Fault(spte, retry, read_late))] * (1 if two else 2))
+    cpus = [vcpu(setup, n, guest, nested, (0, 2) if two else (0,)) for n in vcpus]
+    setup.cpu(0, call(unmap_from_process, hosts[0], spte, vcpus, late=late))
+    writes = 1 if two or len(vcpus) > 1 else 2
+    for cpu in cpus:
+        setup.cpu(cpu.number, *[call(guest_write, cpu, Fault(spte, retry, read_late))] * writes)
     if two:
-        setup.cpu(2, call(change_in_process, hosts[1], spte, (1,), late=late))
+        setup.cpu(2, call(change_in_process, hosts[1], spte, vcpus, late=late))
     freed = value(guest.page(PAGE)) & PAGE_OWNER == 0
     mapped = value(spte) & PAGE_PRESENT != 0
-    cached = value(cpu1.tlb(ADDR)) & PAGE_PRESENT != 0
+    cached = value(cpus[0].tlb(ADDR)) & PAGE_PRESENT != 0
+    setup.at_quiescence(NOT_KEPT, freed & (value(page_count(PAGE)) == 0))
     setup.sometimes("the page was freed", finished("cpu0") & freed)
     setup.sometimes("the guest had it", cached & mapped & ~freed)
-    setup.sometimes("the fault kept it for a while", value(page_count(PAGE)) == 2)
+    setup.sometimes("the fault kept it for a while", value(page_count(PAGE)) == 1 + len(vcpus))
