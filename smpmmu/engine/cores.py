@@ -54,23 +54,27 @@ class _Task:
 
 
 class Ahead:
-    """Expands the blocks of a level before they are asked for."""
+    """Expands the blocks of a level before they are asked for.
+
+    Attributes:
+        cores: how many are used, one of which is the caller's.
+    """
 
     def __init__(self, expander: Expander, cores: int) -> None:
-        """Use so many cores, one of which is the caller's."""
+        """Use so many cores."""
         self._expander = expander
-        self._cores = cores
+        self.cores = cores
         self._pool: ThreadPoolExecutor | None = None
         self._tasks: list[_Task] = []
 
     def look(self, level: Level, number: int) -> None:
         """Begin to expand a block, unless that has begun, or enough others have."""
-        if self._cores == 1 or len(self._tasks) >= self._cores:
+        if self.cores == 1 or len(self._tasks) >= self.cores:
             return
         if any(t.level is level and t.number == number for t in self._tasks):
             return
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._cores - 1, "smpmmu")
+            self._pool = ThreadPoolExecutor(self.cores - 1, "smpmmu")
         part = level.block(number)
         if part.ids.size >= LEAST:
             future = self._pool.submit(_expanded, self._expander, part)

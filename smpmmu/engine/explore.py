@@ -247,7 +247,8 @@ class Search:
 
     def _over_budget(self) -> bool:
         budget = self.budget
-        held = self.nbytes + self._room.held + self._most
+        held = self.nbytes + self._visited.growing + self._room.held
+        held += self._most * self._ahead.cores
         if self.edges is not None and self._keep_edges:
             held += sum(e.nbytes for edge in self.edges for e in edge)
             held += sum(f.nbytes for f in self.level_fps)

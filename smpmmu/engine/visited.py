@@ -77,6 +77,11 @@ class Fingerprints:
         """Bytes of the tables."""
         return sum(table.slots.nbytes for table in self._tables)
 
+    @property
+    def growing(self) -> int:
+        """Bytes that are needed beside the tables while the largest one grows."""
+        return max(table.slots.nbytes for table in self._tables)
+
     def keys(self) -> Column:
         """Return all fingerprints, (n,) uint64, rising."""
         zero = np.zeros(int(self._zero), dtype=np.uint64)

@@ -777,7 +777,7 @@ def test_a_cheaper_second_pass_still_gives_a_shortest_schedule() -> None:
     late = always("a3_is_clear", value(Word("a3", 1)) == 0)
     judged = System((main("b", counting("b", 9)), *GRID.contexts[:1]), (late,))
     lengths, fewest = set(), set()
-    for memory in range(8_000, 16_000, 100):
+    for memory in range(8_000, 40_000, 100):
         found = answer(judged, Budget(memory=memory))
         if found.verdict is Verdict.VIOLATED:
             lengths.add(len(found.violations[0].choices))
