@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smpmmu.engine.answer import REDUCE_FROM, Answer
-from smpmmu.engine.errors import InternalError
+from smpmmu.engine.errors import ClusterError, InternalError
 from smpmmu.engine.live import Stray, breathe, in_trio, random_run, replay
 from smpmmu.engine.live_search import search_live
 from smpmmu.engine.program import Role
@@ -26,6 +26,8 @@ from smpmmu.engine.verdict import Budget, Exploration, Verdict
 if TYPE_CHECKING:
     from smpmmu.engine.automaton import Automaton
     from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.cores import Helper
+    from smpmmu.engine.explore import Search
     from smpmmu.engine.keeper import Keeper
     from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Counterexample
@@ -78,6 +80,7 @@ async def check(
     keeper: Keeper | None = None,
     reductions: Collection[str] = REDUCTIONS,
     reduce_from: int = REDUCE_FROM,
+    helped: Callable[[Search], Helper] | None = None,
 ) -> Answered:
     """Explore `system` and confirm the answer live.
 
@@ -93,6 +96,7 @@ async def check(
         after: a kernel whose automata of the same contexts are used.
         reductions: what large spaces are reduced by.
         reduce_from: states up to which a space is explored plainly.
+        helped: has blocks of the plain search expanded elsewhere.
         keeper: keeps the exploration in a file, and goes on from what lies there.
 
     Raises:
@@ -124,6 +128,7 @@ async def check(
             after=after,
             reductions=reductions,
             reduce_from=reduce_from,
+            helped=helped,
         )
         await _work(question, watch, keeper)
         exploration = question.result or question.so_far()
@@ -150,6 +155,7 @@ async def check(
             keeper=keeper,
             reductions=reductions,
             reduce_from=reduce_from,
+            helped=helped,
         )
     return Answered(exploration, (), backed, again=second)
 
@@ -158,17 +164,17 @@ async def _work(question: Answer, watch: Watch | None, keeper: Keeper | None) ->
     """Answer a question, looking up between blocks; there a Ctrl-C lands, with nothing lost."""
     if keeper is not None:
         keeper.go_on(question)
-    for _ in question.work():
-        if watch is not None:
-            watch(question.so_far())
-        if keeper is not None:
-            keeper.look(question)
-        try:
-            await breathe()
-        except KeyboardInterrupt:
+    try:
+        for _ in question.work():
+            if watch is not None:
+                watch(question.so_far())
             if keeper is not None:
-                keeper.save(question)
-            raise
+                keeper.look(question)
+            await breathe()
+    except (KeyboardInterrupt, ClusterError):  # between two blocks
+        if keeper is not None:
+            keeper.save(question)
+        raise
 
 
 def explore(system: System, budget: Budget | None = None, *, every: bool = False,

@@ -28,6 +28,8 @@ from smpmmu.targets import Target, one
 
 if TYPE_CHECKING:
     from smpmmu.checking import Answered
+    from smpmmu.engine.cores import Helper
+    from smpmmu.engine.explore import Search
     from smpmmu.engine.keeper import Keeper
     from smpmmu.engine.system import System
     from smpmmu.engine.verdict import Budget, Exploration
@@ -61,11 +63,16 @@ async def do(job: Job, watch: Watch | None = None, keeper: Keeper | None = None)
 
 
 async def do_target(
-    target: Target, job: Job, watch: Watch | None = None, keeper: Keeper | None = None
+    target: Target,
+    job: Job,
+    watch: Watch | None = None,
+    keeper: Keeper | None = None,
+    helped: Callable[[Search], Helper] | None = None,
 ) -> Row:
     """Explore one variant as `job` says; what holds must hold with its evictors too.
 
-    If it does not, or a budget ends that, the row is about the variant with its evictors.
+    If it does not, or a budget ends that, the row is about the variant with its evictors. The
+    plain search may be `helped` from elsewhere.
 
     Raises:
         CheckpointError: the keeper's file is of something else.
@@ -89,6 +96,7 @@ async def do_target(
         keeper=keeper,
         reductions=job.reductions,
         reduce_from=job.reduce_from,
+        helped=helped,
     )
     again = answered.again
     if keeper is not None:

@@ -7,26 +7,35 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from smpmmu import work
-from smpmmu.cluster import connection, tasks
+from smpmmu.cluster import blocks, connection, tasks
 from smpmmu.cluster.connection import Cluster
 from smpmmu.cluster.files import shipped
 from smpmmu.cluster.spread import spread, spread_seeds
 from smpmmu.cluster.tasks import Order
+from smpmmu.engine import explore, frontier
 from smpmmu.engine.errors import ClusterError, ModelError
+from smpmmu.engine.keeper import Keeper
+from smpmmu.engine.live import in_trio
 from smpmmu.engine.verdict import Budget
 from smpmmu.stressing import stress_seeds
 from smpmmu.targets import find, one
+from smpmmu.work import do_target
 from tests.cluster import Machines, machines, until
-from tests.shell import DEFECT, SMPMMU, Shell, environment
+from tests.shell import DEFECT, REPAIR, ROOT, SMPMMU, Shell, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from subprocess import Popen
+
+    from smpmmu.engine.explore import Search
+    from smpmmu.engine.verdict import Exploration
 
     Users = Callable[[str, str], str]
 
@@ -177,6 +186,67 @@ def test_a_worker_dies_with_seeds_in_its_hands(tmp_path: Path) -> None:
             elsewhere=lambda campaign: spread_seeds(cluster, campaign, target, arrived),
         )
     assert there == here
+
+
+# Blocks of one exploration.
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let blocks be small, so that many go out."""
+    monkeypatch.setattr(blocks, "LEAST", 256)
+    monkeypatch.setattr(frontier, "ROWS", 1_024)
+    monkeypatch.setattr(explore, "FEW_EDGES", 0)
+
+
+BENCHMARK = f"{ROOT / 'benchmarks' / 'defer_model.py'}:benchmark/locked.4.2.1"
+
+
+@pytest.mark.usefixtures("small")
+def test_one_exploration_in_blocks(dask: Machines, shell: Shell) -> None:
+    asked = ("explore", REPAIR, "--no-reduction", "--format", "json")
+    here = shell(*asked, "--cores", "1")
+    assert shell(*asked, "--cluster", dask.address) == here
+
+
+@pytest.mark.usefixtures("small")
+def test_machines_die_of_blocks(tmp_path: Path) -> None:
+    """A worker dies, nothing is lost or counted twice; then the scheduler, and it goes on here."""
+    target = one(BENCHMARK)
+    job = work.Job(target.name, Budget(cores=1), live_runs=1, races=False, reductions=())
+    helpers: list[blocks.Elsewhere] = []
+
+    def helped(search: Search) -> blocks.Elsewhere:
+        helpers.append(blocks.helper(cluster, target)(search))
+        return helpers[-1]
+
+    def watch(who: Popen[bytes] | None, after: int) -> Callable[[str, Exploration], None]:
+        def look(_name: str, _found: Exploration) -> None:
+            if helpers[-1].used >= after and who is not None and who.poll() is None:
+                dask.kill(who)
+
+        return look
+
+    with machines(tmp_path / "dask") as dask, Cluster(dask.address) as cluster:
+        killer = watch(dask.workers[0], 10)
+        row = in_trio(do_target, target, job, killer, None, helped)
+        assert dask.workers[0].poll() is not None
+        assert (row.verdict, row.states, row.transitions) == ("HOLDS", 45_182, 110_339)
+        assert helpers[0].used > 20
+        keeper = Keeper(tmp_path / "kept", "1", lambda _: None)
+        killer = watch(dask.scheduler, 10)
+        with pytest.raises(ClusterError, match=r"the scheduler at tcp://.* is gone"):
+            in_trio(do_target, target, job, killer, keeper, helped)
+    told: list[str] = []
+    again = in_trio(do_target, target, job, None, Keeper(tmp_path / "kept", "1", told.append))
+    assert told[0].startswith("going on from")
+    assert again == replace(row, bytes_per_state=again.bytes_per_state)
+
+
+def test_checkpoints_are_of_what_is_searched_here(dask: Machines, shell: Shell) -> None:
+    done = shell("explore", DEFECT, "--cluster", dask.address, "--checkpoint", "kept")
+    assert (done.status, done.out) == (2, "")
+    assert "with --no-reduction" in done.err
 
 
 # What can go wrong.

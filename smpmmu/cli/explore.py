@@ -236,7 +236,7 @@ def _do(
     try:
         with progress:
             if address is not None:
-                _on_cluster(address, jobs, finished, progress)
+                _on_cluster(address, jobs, finished, progress, keeper)
             elif processes > 1 and len(jobs) > 1:
                 for row in spread(jobs, min(processes, len(jobs))):
                     progress.pause()
@@ -259,13 +259,29 @@ def _do(
 
 
 def _on_cluster(
-    address: str, jobs: list[Job], finished: Callable[[Row], None], progress: Progress
+    address: str,
+    jobs: list[Job],
+    finished: Callable[[Row], None],
+    progress: Progress,
+    keeper: Keeper | None,
 ) -> None:
-    """Do all jobs on the workers of a scheduler."""
+    """Do all jobs on the workers of a scheduler: a task each, or blocks of one that is large."""
+    from smpmmu.cluster.blocks import helper
     from smpmmu.cluster.connection import Cluster
     from smpmmu.cluster.spread import spread
+    from smpmmu.engine.live import in_trio
+    from smpmmu.targets import one
+    from smpmmu.work import do_target
 
     with Cluster(address) as cluster:
+        if len(jobs) == 1 and not jobs[0].reductions and jobs[0].engine == "batch":
+            target = one(jobs[0].target)
+            help_ = helper(cluster, target)
+            finished(in_trio(do_target, target, jobs[0], progress.watch, keeper, help_))
+            return
+        if keeper is not None:
+            msg = "with --cluster, a checkpoint is of one variant with --no-reduction"
+            raise UsageError(msg)
         for row in spread(cluster, jobs, lambda done: progress.count(done, len(jobs))):
             progress.pause()
             finished(row)

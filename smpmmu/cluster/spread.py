@@ -40,8 +40,13 @@ def spread(cluster: Cluster, jobs: list[Job], arrived: Callable[[int], None]) ->
         ClusterError: the scheduler is gone, or workers cannot do it.
         SmpmmuError: a worker raised it.
     """
-    orders = [(Order(code(), shipped(one(job.target))), job) for job in jobs]
+    orders = [(Order(code(), shipped(one(job.target))), _alone(job)) for job in jobs]
     yield from _in_turn(cluster.each(explore_one, orders), arrived)
+
+
+def _alone(job: Job) -> Job:
+    """Return a job for a worker, which has one core to itself."""
+    return replace(job, budget=replace(job.budget, cores=job.budget.cores or 1))
 
 
 def spread_seeds(
@@ -49,7 +54,7 @@ def spread_seeds(
 ) -> Iterator[Part]:
     """Run the seeds of a campaign, yielding its parts in order; raises as `spread`."""
     order, strategy = Order(code(), shipped(target)), campaign.found.strategy
-    each = -(-len(campaign.found.seeds) // (SHARES * max(1, cluster.threads())))
+    each = -(-len(campaign.found.seeds) // (SHARES * max(1, cluster.workers)))
     tasks = [(order, strategy, seeds) for seeds in campaign.split(max(each, FEWEST))]
     for part, theirs in _in_turn(cluster.each(run_seeds, tasks), arrived):
         yield replace(part, finals=_renumbered(campaign.kernel, part, theirs))

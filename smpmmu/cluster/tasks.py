@@ -12,16 +12,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from smpmmu.cluster.files import OURS, Shipped, at_home, unpacked
+from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ClusterError
-from smpmmu.engine.growth import Numbering, numbering
+from smpmmu.engine.growth import Growth, Numbering, grow, numbering
 from smpmmu.engine.live import in_trio
+from smpmmu.engine.program import Role
+from smpmmu.engine.reading import Block
+from smpmmu.engine.successors import Expander, Successors
+from smpmmu.engine.visited import first_of_each
 from smpmmu.stressing import Campaign, Part
 from smpmmu.work import Job, do_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
+    from smpmmu.engine.layout import Lanes
+    from smpmmu.engine.steps import Column, Mask
     from smpmmu.report.rows import Row
 
 
@@ -113,3 +124,67 @@ def run_seeds(order: Order, strategy: str, seeds: range) -> tuple[Part, Numberin
         campaign = _campaign(order.what, strategy)
         part = campaign.part(seeds, placed=True)
         return part, numbering(campaign.kernel)
+
+
+@dataclass(frozen=True, slots=True)
+class Thinned:
+    """The successors of a block that change something, in order; see `Successors`.
+
+    All of those that are the first with their fingerprint; for a machine in which something makes
+    progress one that does, and one by somebody obligatory; for the others all.
+
+    Attributes:
+        order: which of them is the first with each fingerprint, by fingerprint.
+        transitions: how many there were.
+    """
+
+    rows: NDArray[np.uint32]
+    contexts: NDArray[np.uint8]
+    progress: Mask
+    fps: Column
+    changes: Lanes
+    bugs: list[tuple[str, int, int]]
+    order: NDArray[np.uint32]
+    transitions: int
+
+
+@functools.lru_cache(maxsize=2)
+def _grown(what: Shipped, to: Growth) -> tuple[Expander, Mask]:
+    kernel = Kernel(unpacked(what).system())
+    grow(kernel, to)
+    obligatory = np.array([c.role is not Role.DAEMON for c in kernel.system.contexts])
+    return Expander(kernel), obligatory
+
+
+def expand_block(order: Order, to: Growth, lanes: Lanes, fps: Column) -> Thinned | None:
+    """Expand machines as far as automata have grown; None where they would have to grow on."""
+    begin(order)
+    with at_home(order.what):
+        expander, obligatory = _grown(order.what, to)
+        found = expander.peek(Block(lanes, fps))
+        return None if found is None else thinned(lanes, found, obligatory)
+
+
+def thinned(lanes: Lanes, found: Successors, obligatory: Mask) -> Thinned:
+    """Leave out of the successors of the machines `lanes` those that change nothing."""
+    order, _ = first_of_each(found.fps)
+    keep = np.zeros(len(found), dtype=np.bool_)
+    keep[order] = True
+    for marked in (found.progress, obligatory[found.contexts]):
+        which = np.flatnonzero(marked)[::-1]
+        first = np.full(lanes.shape[1], -1, dtype=np.int64)
+        first[found.rows[which]] = which
+        keep |= first[found.rows] < 0
+        keep[first[first >= 0]] = True
+    kept = np.flatnonzero(keep)
+    rows = found.rows.take(kept)
+    return Thinned(
+        rows.astype(np.uint32),
+        found.contexts.take(kept),
+        found.progress.take(kept),
+        found.fps.take(kept),
+        found.made(lanes, kept) ^ lanes.take(rows, axis=1),
+        [(bug, *np.searchsorted(kept, ends).tolist()) for bug, *ends in found.bugs],
+        np.searchsorted(kept, order).astype(np.uint32),
+        len(found),
+    )

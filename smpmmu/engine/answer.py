@@ -20,8 +20,9 @@ from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget, Counterexample, Exploration, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator
 
+    from smpmmu.engine.cores import Helper
     from smpmmu.engine.explore import Found
     from smpmmu.engine.system import System
 
@@ -44,12 +45,14 @@ class Answer:
         after: Kernel | None = None,
         reductions: Collection[str] = (),
         reduce_from: int = REDUCE_FROM,
+        helped: Callable[[Search], Helper] | None = None,
     ) -> None:
         """Ask whether `system` holds; with `every` for all its violated properties.
 
         What a kernel `after` which this question comes has compiled of the same contexts is used.
         A space of more than `reduce_from` states is searched anew with `reductions`; if that finds
-        a violation, the plain search goes on, so that what is reported is a shortest schedule.
+        a violation, the plain search goes on, so that what is reported is a shortest schedule. That
+        can be `helped` from elsewhere.
         """
         self.system = system
         self.budget = budget or Budget()
@@ -61,7 +64,9 @@ class Answer:
         self._reduce_from = reduce_from
         self._passes: Passes | None = None
         self._started = time.monotonic()
-        self._plain = Search(self.kernel, self.budget, every=every, started=self._started)
+        self._plain = Search(
+            self.kernel, self.budget, every=every, started=self._started, helped=helped
+        )
         self.search = self._plain
         self.result: Exploration | None = None
 

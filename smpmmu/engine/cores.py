@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from smpmmu.engine.reading import Block
 from smpmmu.engine.visited import first_of_each
@@ -38,12 +38,42 @@ def processors() -> int:
 
 @dataclass(slots=True)
 class Expanded:
-    """A block, its successors, and where each distinct fingerprint comes first among them."""
+    """A block, its successors, and where each distinct fingerprint comes first among them.
+
+    Attributes:
+        transitions: how many successors there are; some that change nothing may be left out.
+    """
 
     part: Frontier
     successors: Successors
     order: NDArray[np.int64]
     distinct: Column
+    transitions: int
+
+
+def expanded(part: Frontier, successors: Successors) -> Expanded:
+    """Return a block with all its successors."""
+    return Expanded(part, successors, *first_of_each(successors.fps), len(successors))
+
+
+class Helper(Protocol):
+    """Whoever expands blocks before they are asked for."""
+
+    @property
+    def cores(self) -> int:
+        """How many blocks are worked with at once."""
+
+    def look(self, level: Level, number: int) -> None:
+        """Begin to expand a block, unless that has begun, or enough others have."""
+
+    def take(self, level: Level, number: int) -> Expanded | None:
+        """Return what was found of a block, if that has begun and nothing had to grow for it."""
+
+    def forget(self) -> None:
+        """Forget what was found; the layout is about to grow."""
+
+    def close(self) -> None:
+        """Stop."""
 
 
 @dataclass(slots=True)
@@ -123,4 +153,4 @@ def _expanded(expander: Expander, part: Frontier) -> Expanded | None:
     successors = expander.peek(Block(part.lanes, part.fps))
     if successors is None:
         return None
-    return Expanded(part, successors, *first_of_each(successors.fps))
+    return expanded(part, successors)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smpmmu.engine.cores import Ahead, processors
+from smpmmu.engine.cores import Ahead, expanded, processors
 from smpmmu.engine.frontier import Frontier, Level, Room, joined
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
@@ -23,14 +23,15 @@ from smpmmu.engine.program import Role
 from smpmmu.engine.reading import Block
 from smpmmu.engine.successors import Expander, Successors
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
-from smpmmu.engine.visited import Fingerprints, first_of_each
+from smpmmu.engine.visited import Fingerprints
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.cores import Expanded, Helper
     from smpmmu.engine.reduction import Reduction
     from smpmmu.engine.steps import Column
     from smpmmu.engine.verdict import Budget
@@ -88,10 +89,12 @@ class Search:
         started: float | None = None,
         reduction: Reduction | None = None,
         start: Block | None = None,
+        helped: Callable[[Search], Helper] | None = None,
     ) -> None:
         """Search what `kernel` can reach, or what a `reduction` leaves of it.
 
-        With `every` go on after a violation; with `start` begin at that machine.
+        With `every` go on after a violation; with `start` begin at that machine. Who is `helped`
+        has blocks expanded elsewhere than on this machine's cores.
         """
         self.kernel = kernel
         self.budget = budget
@@ -120,7 +123,8 @@ class Search:
         self._now = Level(kernel.layout, self._room)
         self._next = Level(kernel.layout, self._room)
         self._at = 0  # the block of `_now` to expand next
-        self._ahead = Ahead(self._expander, 1 if reduction else budget.cores or processors())
+        cores = 1 if reduction else budget.cores or processors()
+        self._ahead: Helper = helped(self) if helped else Ahead(self._expander, cores)
         self._most = 0  # bytes worked with at once
         self._level: list[Column] = []
         self.whole: list[Frontier] = []
@@ -266,14 +270,15 @@ class Search:
             self._ahead.look(self._now, number)
         for number in range(len(self._next)):
             self._ahead.look(self._next, number)
-        part, successors, order, distinct = self._successors()
+        found = self._successors()
+        part, successors = found.part, found.successors
         self._stand_still(part, depth, successors)
         if not len(successors):
             return
         self._most = max(self._most, len(successors) * (AT_WORK + part.lanes.nbytes // len(part)))
-        self.transitions += len(successors)
-        new = self._visited.add(distinct)
-        chosen = np.sort(order[new])
+        self.transitions += found.transitions
+        new = self._visited.add(found.distinct)
+        chosen = np.sort(found.order[new])
         if self.edges is not None:
             parents = _narrow(part.ids[successors.rows])
             self.edges.append((parents, successors.contexts, successors.fps))
@@ -282,18 +287,16 @@ class Search:
         if chosen.size:
             self._materialise(part, depth + 1, successors, chosen)
 
-    def _successors(self) -> tuple[Frontier, Successors, NDArray[np.int64], Column]:
-        """Return the next block, its successors, and which of them are the first of their kind."""
+    def _successors(self) -> Expanded:
+        """Return the next block and its successors."""
         known = self._ahead.take(self._now, self._at)
-        if known is not None:
-            return known.part, known.successors, known.order, known.distinct
-        while True:
+        while known is None:
             part = self._now.block(self._at)
             try:
-                successors = self._expander.successors(part.block)
-                return part, successors, *first_of_each(successors.fps)
+                known = expanded(part, self._expander.successors(part.block))
             except Grown:
                 self._repack()
+        return known
 
     def _materialise(
         self,
