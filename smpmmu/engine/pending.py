@@ -1,24 +1,23 @@
 """What every context of many machines would do next: can it move, which word does it access.
 
-What strategies choose by. Tables of each automaton's positions make it a look-up per context. It
-must not know how a choice is made. `Single` answers the same for one live machine.
+What strategies choose by. Tables of the positions of every automaton make it a look-up. It must
+not know how a choice is made. `Single` answers the same for one live machine.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-
-from smpmmu.engine.steps import enabled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.layout import Field
     from smpmmu.engine.reading import Block
-    from smpmmu.engine.steps import Column, Mask, Step
+    from smpmmu.engine.steps import Mask, Step
     from smpmmu.engine.vcpus import Machine
 
 NOTHING, AT_ONCE = 0, 1
@@ -55,75 +54,100 @@ class Pending(Protocol):
         """(contexts, machines) bool: it may change that word."""
 
 
-@dataclass(slots=True)
-class _Table:
-    """A column for each thing to know of a resting position of one automaton."""
-
-    kinds: NDArray[np.int64]
-    words: NDArray[np.int32]
-    writes: Mask
-
-
 class Lookout:
-    """Looks up what is pending in machines of one kernel."""
+    """Looks up what is pending in machines of one kernel, for all contexts at once."""
 
     def __init__(self, kernel: Kernel) -> None:
-        """Begin with empty tables."""
+        """Begin with empty tables, (contexts, resting positions)."""
         self.kernel = kernel
         self.numbers = WordNumbers()
-        self._tables: list[_Table | None] = [None] * len(kernel.automata)
-        self._waits: list[dict[object, tuple[int, Step]]] = [{} for _ in kernel.automata]
+        many = len(kernel.automata)
+        self._known = [0] * many
+        self._kinds = np.zeros((many, 0), dtype=np.int32)
+        self._words = np.zeros((many, 0), dtype=np.int32)
+        self._writes = np.zeros((many, 0), dtype=np.bool_)
+        self._waits: dict[object, int] = {}
+        self._waiting: list[tuple[Step, list[int]]] = []
+        self._fields: dict[str, Field] | None = None
+        self._places = np.zeros((3, many, 1), dtype=np.uint64)
 
     def look(self, block: Block) -> Many:
         """Return what is pending in every machine of `block`."""
-        able = np.empty((len(self._tables), len(block)), dtype=np.bool_)
+        rests = self.rests(block)
+        kinds = _looked_up(self._kinds, rests)
+        able = kinds == AT_ONCE
+        for kind in np.flatnonzero(np.bincount(kinds[~able])).tolist():
+            if kind != NOTHING:
+                step, contexts = self._waiting[kind - AT_ONCE - 1]
+                able[contexts] |= (kinds[contexts] == kind) & self.kernel.ready(block, step)
         for number, eligible in enumerate(self.kernel.eligible(block)):
-            ready = self._ready(block, number)
-            able[number] = ready if eligible is None else ready & eligible
+            if eligible is not None:
+                able[number] &= eligible
         return Many(able, self, block)
 
-    def table(self, context: int) -> _Table:
-        """Return the table of a context, brought up to date."""
-        table, automaton = self._tables[context], self.kernel.automata[context]
-        if table is None or table.kinds.shape[0] != len(automaton.resting):
-            steps = [automaton.positions[index].step for index in automaton.resting]
-            words = [s.word for s in steps if s is not None and s.word is not None]
-            for word in words:
-                self.numbers[word.name]
-            table = self._tables[context] = _Table(
-                np.array([self._kind(context, step) for step in steps], dtype=np.int64),
-                np.array(
-                    [-1 if s is None or s.word is None else self.numbers[s.word.name]
-                     for s in steps], dtype=np.int32),
-                np.array([s is not None and bool(s.writes) for s in steps], dtype=np.bool_),
-            )  # fmt: skip
-        return table
+    def accesses(self, block: Block) -> tuple[NDArray[np.int32], Mask]:
+        """Return, (contexts, machines), the word that each would access, and if it may write."""
+        rests = self.rests(block)
+        return _looked_up(self._words, rests), _looked_up(self._writes, rests)
+
+    def rests(self, block: Block) -> NDArray[np.int64]:
+        """Return (contexts, machines): the number of the resting position."""
+        self._catch_up()
+        lanes, shifts, masks = self._places
+        rests = block.lanes.take(lanes[:, 0].view(np.int64), axis=0)
+        rests >>= shifts
+        rests &= masks
+        numbers: NDArray[np.int64] = rests.view(np.int64)
+        return numbers
+
+    def _catch_up(self) -> None:
+        """Take in positions that are new, and where the layout puts them."""
+        for context, automaton in enumerate(self.kernel.automata):
+            known, now = self._known[context], len(automaton.resting)
+            if known < now:
+                self._make_room(now)
+                for rest in range(known, now):
+                    step = automaton.positions[automaton.resting[rest]].step
+                    self._kinds[context, rest] = self._kind(context, step)
+                    if step is not None and step.word is not None:
+                        self._words[context, rest] = self.numbers[step.word.name]
+                        self._writes[context, rest] = bool(step.writes)
+                self._known[context] = now
+        if self._fields is not self.kernel.layout.fields:
+            self._fields = self.kernel.layout.fields
+            for context in range(len(self._known)):
+                place = self.kernel.place(context)
+                where = (0, 0, 0) if place is None else (place.lane, place.shift, place.mask)
+                self._places[:, context, 0] = where
+
+    def _make_room(self, positions: int) -> None:
+        more = positions - self._kinds.shape[1]
+        if more > 0:
+            wider = ((0, 0), (0, 2 * more))
+            self._kinds = np.pad(self._kinds, wider)
+            self._words = np.pad(self._words, wider, constant_values=-1)
+            self._writes = np.pad(self._writes, wider)
 
     def _kind(self, context: int, step: Step | None) -> int:
         if step is None:
             return NOTHING
         if step.wait is None or step.word is None:
             return AT_ONCE
-        waits = self._waits[context]
-        return waits.setdefault((step.word.name, step.wait), (len(waits) + AT_ONCE + 1, step))[0]
+        kind = self._waits.setdefault((step.word.name, step.wait), len(self._waiting))
+        if kind == len(self._waiting):
+            self._waiting.append((step, []))
+        contexts = self._waiting[kind][1]
+        if context not in contexts:
+            contexts.append(context)
+        return AT_ONCE + 1 + kind
 
-    def _ready(self, block: Block, context: int) -> Mask:
-        """Return where the pending step of a context need not wait."""
-        kinds = self.table(context).kinds
-        rests = self.kernel.rests(block, context)
-        at = np.full(len(block), kinds[0]) if rests is None else kinds[rests.view(np.int64)]
-        ready: Mask = at == AT_ONCE
-        if ready.all():
-            return ready
-        found = np.bincount(at, minlength=1)
-        for kind, step in self._waits[context].values():
-            if kind < found.size and found[kind]:
-                rows = np.flatnonzero(at == kind)
-                assert step.word is not None
-                values = self.kernel.word(block, step.word)
-                able = enabled(step, values if isinstance(values, int) else values[rows])
-                ready[rows] = able
-        return ready
+
+def _looked_up(table: NDArray[Any], rests: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the entry in each context's row of a table for each of its resting numbers."""
+    found = np.empty(rests.shape, dtype=table.dtype)
+    for row, numbers, out in zip(table, rests, found, strict=True):
+        row.take(numbers, out=out, mode="clip")  # which needs no copy
+    return found
 
 
 @dataclass(slots=True)
@@ -133,8 +157,7 @@ class Many:
     able: Mask
     lookout: Lookout
     block: Block
-    _words: NDArray[np.int32] | None = None
-    _writes: Mask | None = None
+    _accesses: tuple[NDArray[np.int32], Mask] | None = None
 
     @property
     def numbers(self) -> WordNumbers:
@@ -144,28 +167,17 @@ class Many:
     @property
     def words(self) -> NDArray[np.int32]:
         """(contexts, machines): number of the word that is accessed, or -1."""
-        self._fill()
-        assert self._words is not None
-        return self._words
+        return self._looked_up()[0]
 
     @property
     def writes(self) -> Mask:
         """(contexts, machines) bool: that word may change."""
-        self._fill()
-        assert self._writes is not None
-        return self._writes
+        return self._looked_up()[1]
 
-    def _fill(self) -> None:
-        if self._words is not None:
-            return
-        self._words = np.empty(self.able.shape, dtype=np.int32)
-        self._writes = np.empty(self.able.shape, dtype=np.bool_)
-        for context in range(self.able.shape[0]):
-            table = self.lookout.table(context)
-            rests: Column | None = self.lookout.kernel.rests(self.block, context)
-            at = np.zeros(len(self.block), np.int64) if rests is None else rests.view(np.int64)
-            self._words[context] = table.words[at]
-            self._writes[context] = table.writes[at]
+    def _looked_up(self) -> tuple[NDArray[np.int32], Mask]:
+        if self._accesses is None:
+            self._accesses = self.lookout.accesses(self.block)
+        return self._accesses
 
 
 class Single:

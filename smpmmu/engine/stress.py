@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.batch import Emission, Kernel, Tap
-    from smpmmu.engine.steps import Mask, Step
+    from smpmmu.engine.steps import Mask
     from smpmmu.engine.successors import Successors
-
-    _Steps = list[tuple[int, Step, int, NDArray[np.intp]]]
+    from smpmmu.engine.traces import Took
 
 LONGEST_RUN = 100_000
 """Actions after which a run is cut off, as on live vCPUs."""
@@ -191,16 +190,19 @@ class Herd:
     def _fire(self, contexts: NDArray[np.uint8], stuck: Mask) -> list[tuple[str, NDArray[np.intp]]]:
         """Let the chosen contexts act; return who met which bug."""
         bugs = []
+        taken: list[Took] = []
         for context in np.flatnonzero(np.bincount(contexts[~stuck])).tolist():
             chosen = (contexts == context) & ~stuck
             moved = 0
-            for emission in self._acts(context, chosen):
+            for emission in self._acts(context, chosen, taken):
                 moved += emission.rows.size
-                for lane, delta in enumerate(emission.deltas):
-                    if not isinstance(delta, int):
-                        self.block.lanes[lane, emission.rows] ^= delta
-                    elif delta:
-                        self.block.lanes[lane, emission.rows] ^= np.uint64(delta)
+                deltas = emission.deltas  # with many vCPUs hundreds, nearly all 0
+                for lane in [
+                    n for n, delta in enumerate(deltas) if type(delta) is not int or delta
+                ]:
+                    delta = deltas[lane]
+                    change = np.uint64(delta) if isinstance(delta, int) else delta
+                    self.block.lanes[lane, emission.rows] ^= change
                 self.block.fps[emission.rows] = emission.fps
                 bug = self.kernel.automata[context].positions[emission.after].bug
                 if bug:
@@ -209,22 +211,23 @@ class Herd:
                 name = self.kernel.system.contexts[context].name
                 msg = f"{name} was chosen in {np.count_nonzero(chosen)} runs and moved in {moved}"
                 raise InternalError(msg)
+        if self._traces is not None:
+            self._traces.took(taken)
         return bugs
 
-    def _acts(self, context: int, chosen: Mask) -> list[Emission]:
-        """Return the next action of a context in the `chosen` runs, and add it to the traces."""
+    def _acts(self, context: int, chosen: Mask, taken: list[Took]) -> list[Emission]:
+        """Return the next action of a context in the `chosen` runs, and add it to `taken`."""
         while True:
-            taken: _Steps = []
+            mine: list[Took] = []
             try:
                 if self._traces is None:
                     return list(self.kernel.fire(self.block, context, chosen))
-                acts = self.kernel.fire(self.block, context, chosen, _into(taken))
+                acts = self.kernel.fire(self.block, context, chosen, _into(mine))
                 emissions = list(acts)
             except Grown:
                 self._repack()
                 continue
-            for step in taken:
-                self._traces.took(*step)
+            taken += mine
             return emissions
 
     def _out_of_reach(self) -> list[tuple[str, NDArray[np.intp]]]:
@@ -284,7 +287,7 @@ class Herd:
             self.classes[runs] = self._traces.classes(rows)
 
 
-def _into(taken: _Steps) -> Tap:
+def _into(taken: list[Took]) -> Tap:
     """Return what appends every step to a list."""
     return lambda context, step, result, rows: taken.append((context, step, result, rows))
 

@@ -19,10 +19,15 @@ from smpmmu.engine.program import Role
 from smpmmu.engine.steps import TAKEN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from smpmmu.engine.steps import Column, Mask, Step
     from smpmmu.engine.system import System
+
+    Took = tuple[int, Step, int, NDArray[np.intp]]  # context, step, result, runs
+    _Event = tuple[NDArray[np.intp], tuple[int, int, int, bool]]  # runs, word, line, kind, writes
 
 MORE_WORDS = 16
 
@@ -46,28 +51,45 @@ class Traces:
         self.read: Column = np.zeros((0, runs), dtype=np.uint64)
         self.last: Column = np.zeros((len(lines), runs), dtype=np.uint64)
 
-    def took(self, context: int, step: Step, result: int, runs: NDArray[np.intp]) -> None:
-        """Add a step that a context took in some runs, with its result."""
-        if step.word is None:
-            return
-        word = self._numbers[step.word.name]
-        if word >= self.written.shape[0]:
-            more = np.zeros((MORE_WORDS, self.last.shape[1]), dtype=np.uint64)
-            self.written = np.concatenate((self.written, more))
-            self.read = np.concatenate((self.read, more))
-        writes = bool(step.writes) and (step.when is None or bool(result & TAKEN))
-        line = self._lines[context]
-        before = self.written[word, runs]
-        if writes:
-            before = before + self.read[word, runs] * np.uint64(GAMMA)
-        before += np.uint64(_kind(self._names[context], step.word.name, writes))
-        event = mix64_column(self.last[line, runs] ^ mix64_column(before))
-        self.last[line, runs] = event
-        if writes:
-            self.written[word, runs] = event
-            self.read[word, runs] = 0
-        else:
-            self.read[word, runs] += event
+    def took(self, steps: Sequence[Took]) -> None:
+        """Add steps in the order in which each run took them."""
+        done = np.zeros(self.last.shape[1], dtype=np.intp)
+        rounds: list[list[_Event]] = []
+        for context, step, result, runs in steps:
+            if step.word is None:
+                continue
+            number = int(done[runs[0]])  # they all took the same steps before
+            done[runs] = number + 1
+            if number == len(rounds):
+                rounds.append([])
+            word = self._numbers[step.word.name]
+            writes = bool(step.writes) and (step.when is None or bool(result & TAKEN))
+            kind = _kind(self._names[context], step.word.name, writes)
+            rounds[number].append((runs, (word, self._lines[context], kind, writes)))
+        more = len(self._numbers) - self.written.shape[0]
+        if more > 0:
+            room = np.zeros((more + MORE_WORDS, self.last.shape[1]), dtype=np.uint64)
+            self.written = np.concatenate((self.written, room))
+            self.read = np.concatenate((self.read, room))
+        for events in rounds:
+            self._add(events)
+
+    def _add(self, events: list[_Event]) -> None:
+        """Add an event to each of some runs; nobody has two of them."""
+        sizes = [runs.size for runs, _ in events]
+        each = np.array([event for _, event in events], dtype=np.uint64).T
+        each = np.repeat(each, sizes, axis=1)
+        runs = np.concatenate([runs for runs, _ in events])
+        words, lines, writes = (each[n].view(np.int64) for n in (0, 1, 3))
+        before = self.written[words, runs]
+        before += np.where(writes, self.read[words, runs] * np.uint64(GAMMA), 0)
+        before += each[2]
+        event = mix64_column(self.last[lines, runs] ^ mix64_column(before))
+        self.last[lines, runs] = event
+        written, read = np.flatnonzero(writes), np.flatnonzero(writes == 0)
+        self.written[words[written], runs[written]] = event[written]
+        self.read[words[written], runs[written]] = 0
+        self.read[words[read], runs[read]] += event[read]
 
     def classes(self, runs: NDArray[np.intp]) -> Column:
         """Return the hash of the trace of each of `runs`, (n,) uint64."""
