@@ -180,13 +180,13 @@ def draw(points: list[Point], below: str, picture: Path) -> None:
 def main(*, draws_only: bool, limit: float, up_to: int, data: Path, out: Path) -> None:
     """Measure cost against size, and draw it."""
     if not draws_only:
-        points = []
+        below, points = caption("python benchmarks/plot.py"), []
         for point in measured(limit=limit, up_to=up_to):
             click.echo(
                 f"{point.tool} {point.model} {point.states:,} {point.seconds:.2f} s", err=True
             )
             points.append(point)
-        kept = {"caption": caption("python benchmarks/plot.py"), "points": [*map(asdict, points)]}
+        kept = {"caption": below, "points": [*map(asdict, points)]}
         data.write_text(json.dumps(kept, indent=1) + "\n")
     known = json.loads(data.read_text())
     points = [Point(**each) for each in known["points"]]

@@ -131,7 +131,10 @@ def add(page: Page, title: str, found: list[Figures | Skipped]) -> None:
 
 
 def caption(command: str) -> str:
-    """Return what a table was measured with: machine, versions, date, command."""
+    """Return what a table is measured with: machine, what else it does, versions, date, command.
+
+    To be asked before anything is measured: the load average is that of what else there is.
+    """
     versions = [f"CPython {platform.python_version()}"]
     versions.append(f"numpy {importlib.metadata.version('numpy')}")
     if shutil.which("spin"):
@@ -142,7 +145,8 @@ def caption(command: str) -> str:
                              check=False)  # fmt: skip
         versions.append(f"cc {run.stdout.strip()}")
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return f"{machine()}; {', '.join(versions)}; {today}; `{command}`"
+    beside = f"load average {os.getloadavg()[0]:.1f} before"
+    return f"{machine()}, {beside}; {', '.join(versions)}; {today}; `{command}`"
 
 
 def machine() -> str:

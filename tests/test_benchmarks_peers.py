@@ -228,7 +228,7 @@ def test_one_command_asks_and_compares() -> None:
     assert asked[0] == "smpmmu"
     assert "Python breadth-first" in asked
     assert lines[0][-1] == "1.00 |"
-    assert "processors; CPython" in done.stdout
+    assert "processors, load average" in done.stdout
     assert "`python benchmarks/run.py --part defer --size 2,1,1" in done.stdout
 
 
