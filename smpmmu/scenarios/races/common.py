@@ -46,9 +46,13 @@ def native_cpu(
     *,
     pv: ParavirtOps = native,
     root_changes: bool = False,
+    cached: tuple[tuple[int, int], ...] = (),
 ) -> Cpu:
     """Return a vCPU of the bare machine; it can be interrupted if `mm` is loaded on it."""
-    cpu = Cpu(number, guest, guest, mm.pgd, pv, mm, pages, root_changes=root_changes, linux=Linux())
+    cpu = Cpu(
+        number, guest, guest, mm.pgd, pv, mm, pages, root_changes=root_changes, cached=cached,
+        linux=Linux(),
+    )  # fmt: skip
     if number in mm.cpus:
         install_interrupts(setup, cpu)
         install_evictor(setup, cpu)
