@@ -252,3 +252,18 @@ SAME_LOCK = "the flush happens under the lock that guards the entry"
 def benchmark(setup: Setup, *, size: tuple[int, int, int], kind: str) -> None:
     """The model `defer` at (cpus, pages, iterations), for `python -m smpmmu explore`."""
     fill(setup, Defer(*size, kind))
+
+
+LARGE = ((4, 2, 4), (5, 2, 2))
+"""87,612,861 and 107,928,547 states without reduction."""
+
+
+@scenario(
+    *(
+        variant(f"locked.{n}.{p}.{k}", holds(SAME_LOCK), size=(n, p, k), kind="locked")
+        for n, p, k in LARGE
+    )
+)
+def large(setup: Setup, *, size: tuple[int, int, int], kind: str) -> None:
+    """The same at sizes that take a gigabyte or two."""
+    fill(setup, Defer(*size, kind))

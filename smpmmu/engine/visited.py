@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FULLEST = 0.7
 """Share of the slots in use at which a table grows."""
 GROWTH = 1.6
+LARGE, LARGE_GROWTH = 1 << 23, 1.3
+"""Slots from which on a table grows by less, since the old one lies beside the new one."""
 DIVIDE_AT = 1 << 22
 """Slots at which one table becomes several, each of which grows by itself."""
 PARTS = 4
@@ -150,7 +152,8 @@ class _Table:
     def short_of(self, more: int) -> int:
         """Return the slots to have before `more` fingerprints are added, or 0 if there are."""
         needed, have = (self.count + more) / FULLEST, self.slots.shape[0]
-        return int(max(needed, have * GROWTH)) if needed > have else 0
+        growth = GROWTH if have < LARGE else LARGE_GROWTH
+        return int(max(needed, have * growth)) if needed > have else 0
 
     def add(self, fps: Column, new: Mask) -> None:
         """Add rising fingerprints; set `new` where one of them is."""
