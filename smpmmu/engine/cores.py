@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from smpmmu.engine.reading import Block
 from smpmmu.engine.visited import first_of_each
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from smpmmu.engine.frontier import Frontier, Level
     from smpmmu.engine.steps import Column
-    from smpmmu.engine.successors import Expander, Successors
+    from smpmmu.engine.successors import Expander, Peek, Successors
 
 
 LEAST = 1 << 12
@@ -42,6 +41,7 @@ class Expanded:
 
     Attributes:
         transitions: how many successors there are; some that change nothing may be left out.
+        peek: what found them, if that was before their turn.
     """
 
     part: Frontier
@@ -49,6 +49,7 @@ class Expanded:
     order: NDArray[np.int64]
     distinct: Column
     transitions: int
+    peek: Peek | None = None
 
 
 def expanded(part: Frontier, successors: Successors) -> Expanded:
@@ -107,7 +108,7 @@ class Ahead:
             self._pool = ThreadPoolExecutor(self.cores - 1, "smpmmu")
         part = level.block(number)
         if part.ids.size >= LEAST:
-            future = self._pool.submit(_expanded, self._expander, part)
+            future = self._pool.submit(_expanded, self._expander.ahead(), part)
             self._tasks.append(_Task(level, number, future))
 
     def take(self, level: Level, number: int) -> Expanded | None:
@@ -121,7 +122,10 @@ class Ahead:
         if task.future.cancel():  # nobody has come to it
             return None
         self._help(task.future)
-        return task.future.result()
+        found = task.future.result()
+        if found is None or found.peek is None:
+            return found
+        return found if self._expander.accepts(found.peek, len(found.part)) else None
 
     def _help(self, awaited: Future[Expanded | None]) -> None:
         """Expand other blocks while waiting."""
@@ -131,7 +135,7 @@ class Ahead:
             if task.future.cancel():
                 task.future = Future()
                 part = task.level.block(task.number)
-                task.future.set_result(_expanded(self._expander, part))
+                task.future.set_result(_expanded(self._expander.ahead(), part))
 
     def forget(self) -> None:
         """Forget what was found; the layout is about to grow."""
@@ -148,9 +152,11 @@ class Ahead:
         self._tasks = []
 
 
-def _expanded(expander: Expander, part: Frontier) -> Expanded | None:
+def _expanded(peek: Peek, part: Frontier) -> Expanded | None:
     """Return what is found without changing anything, or None."""
-    successors = expander.peek(Block(part.lanes, part.fps))
+    successors = peek.successors(part.block)
     if successors is None:
         return None
-    return expanded(part, successors)
+    found = expanded(part, successors)
+    found.peek = peek
+    return found

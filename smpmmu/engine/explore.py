@@ -123,7 +123,7 @@ class Search:
         self._now = Level(kernel.layout, self._room)
         self._next = Level(kernel.layout, self._room)
         self._at = 0  # the block of `_now` to expand next
-        cores = 1 if reduction else budget.cores or processors()
+        cores = budget.cores or processors()
         self._ahead: Helper = helped(self) if helped else Ahead(self._expander, cores)
         self._most = 0  # bytes worked with at once
         self._level: list[Column] = []

@@ -15,6 +15,7 @@ must not know about frontiers or verdicts.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ class Reduction:
         self._at: list[Rows | int] | None = None
         self._split = False
         self._since = 0
+        self._looking = False
         self._clashing = np.zeros((1, 0), dtype=np.uint64)
         self._resets: dict[tuple[int, ...], list[tuple[Word, list[int]]]] = {}
         self.tables = self._made()
@@ -76,6 +78,35 @@ class Reduction:
         """Compiled transitions of all automata."""
         return sum(len(automaton.grown) for automaton in self.kernel.automata)
 
+    # Deciding ahead, in another thread.
+
+    def view(self) -> Reduction:
+        """Return one that decides by the same tables, and notes apart what it relies on."""
+        view = copy(self)
+        vars(view).update(
+            _looking=True,
+            _reset=0,
+            _plain=[np.zeros_like(mask) for mask in self._plain],
+            _guarded=[np.zeros_like(mask) for mask in self._guarded],
+        )
+        return view
+
+    def accepts(self, view: Reduction, states: int) -> bool:
+        """Whether this one would have decided as a view did about a block; if so, rely on it."""
+        if view.tables is not self.tables or self._due(states):
+            return False
+        self._since += states
+        for mine, other in ((self._plain, view._plain), (self._guarded, view._guarded)):
+            for mask, more in zip(mine, other, strict=True):
+                np.logical_or(mask, more, out=mask)
+        self._reset |= view._reset
+        return True
+
+    def _due(self, states: int) -> bool:
+        """Whether tables are to be made anew before so many machines more."""
+        grown = self.edges - self.tables.edges
+        return grown > STALE * self.tables.edges or bool(grown and self._since + states > REFRESH)
+
     # Choosing what to take alone.
 
     def restrict(self, block: Block, eligible: list[Mask | None]) -> list[Mask | None]:
@@ -83,10 +114,11 @@ class Reduction:
 
         `eligible` is who could move (None: in all).
         """
-        self._since += len(block)
-        grown = self.edges - self.tables.edges
-        if grown > STALE * self.tables.edges or (grown and self._since > REFRESH):
-            self.settle()
+        if not self._looking:
+            due = self._due(len(block))
+            self._since += len(block)
+            if due:
+                self.settle()
         self._at, self._split = None, False
         if PARTIAL_ORDER not in self.kinds or not self.tables.candidates:
             return eligible
@@ -357,7 +389,7 @@ class Reduction:
         actions, bits = maker.actions(), maker.bits()
         self._renew(actions, bits)
         tables = maker.tables(actions, bits, [candidate for _, _, candidate in self._relied])
-        self._resets.clear()
+        self._resets = {}  # views may still use what they had
         self._live_tables: dict[tuple[int, int], Mask] = {}
         self._plain = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
         self._guarded = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]

@@ -108,13 +108,36 @@ class Expander:
             return self._few.successors(block)
         return gathered(self._kernel, block, self._reduction)
 
-    def peek(self, block: Block) -> Successors | None:
-        """Return the same without changing anything, or None where something must grow.
+    def ahead(self) -> Peek:
+        """Return what finds successors before their turn."""
+        view = None if self._reduction is None else self._reduction.view()
+        return Peek(self._settled, view)
 
-        Any thread may do this while another one does something else, but for growing the layout.
-        """
+    def peek(self, block: Block) -> Successors | None:
+        """Return the successors without changing anything, or None where something must grow."""
+        return self.ahead().successors(block)
+
+    def accepts(self, peek: Peek, states: int) -> bool:
+        """Whether what was found ahead, of so many machines, would be found now; it counts then."""
+        if self._reduction is None or peek.reduction is None:
+            return True
+        return self._reduction.accepts(peek.reduction, states)
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """Finds the successors of a block without changing anything.
+
+    Any thread may do this while another one does something else, but for growing the layout.
+    """
+
+    kernel: Kernel
+    reduction: Reduction | None
+
+    def successors(self, block: Block) -> Successors | None:
+        """Return them as `Expander` does, or None where something must grow or is wrong."""
         try:
-            return gathered(self._settled, block)
+            return gathered(self.kernel, block, self.reduction)
         except (Unknown, Grown, ModelError):  # an error is raised when its turn comes
             return None
 

@@ -6,18 +6,20 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from smpmmu.engine import cores, frontier, successors
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.explore import Search
 from smpmmu.engine.growth import growth
+from smpmmu.engine.reduction import Reduction
 from smpmmu.engine.verdict import Budget
 from smpmmu.targets import one
 
 if TYPE_CHECKING:
     from smpmmu.engine.frontier import Frontier
-    from smpmmu.engine.successors import Expander
+    from smpmmu.engine.successors import Expander, Peek
     from smpmmu.engine.system import System
 
 NAMES = (
@@ -34,10 +36,17 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(successors, "FEW", 10)
 
 
-def searched(asked: System, many: int) -> Search:
-    search = Search(Kernel(asked), Budget(cores=many), every=True, keep_edges=True)
+def searched(asked: System, many: int, *, reduced: bool = False) -> Search:
+    kernel = Kernel(asked)
+    reduction = Reduction(kernel) if reduced else None
+    search = Search(kernel, Budget(cores=many), every=True, keep_edges=True, reduction=reduction)
     for _ in search.depths():
         pass
+    if reduction is not None:
+        reduction.settle()
+        relied = sorted((c, rest) for c, rest, _ in reduction._relied)
+        assert everything(search)  # also what it relies on must be the same
+        search.level_fps.append(np.array([*sum(relied, ()), reduction._reset, reduction.valid]))
     return search
 
 
@@ -51,6 +60,25 @@ def everything(search: Search) -> dict[str, object]:
     }
 
 
+@pytest.mark.parametrize("name", NAMES[:1])
+@pytest.mark.parametrize("many", [2, 5])
+def test_they_find_the_same_of_what_is_left_by_reduction(
+    name: str, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = one(name).system()
+    accepted = []
+    real = successors.Expander.accepts
+
+    def watched(self: Expander, peek: Peek, states: int) -> bool:
+        accepted.append(real(self, peek, states))
+        return accepted[-1]
+
+    whole = everything(searched(asked, 1, reduced=True))
+    monkeypatch.setattr(successors.Expander, "accepts", watched)
+    assert everything(searched(asked, many, reduced=True)) == whole
+    assert True in accepted
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("many", [2, 5])
 def test_more_cores_find_the_same(name: str, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +86,8 @@ def test_more_cores_find_the_same(name: str, many: int, monkeypatch: pytest.Monk
     by_threads = []
     real = cores._expanded
 
-    def watched(expander: Expander, part: Frontier) -> cores.Expanded | None:
-        found = real(expander, part)
+    def watched(peek: Peek, part: Frontier) -> cores.Expanded | None:
+        found = real(peek, part)
         by_threads.append((threading.current_thread().name.startswith("smpmmu"), found is None))
         if len(by_threads) % 7 == 0:
             time.sleep(0.002)
