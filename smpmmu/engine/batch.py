@@ -240,7 +240,7 @@ class Kernel(Reader):
             return
         results = values & step.returns
         first = int(results[0])
-        if (results == first).all():
+        if np.count_nonzero(results == first) == results.size:
             part = self._written(step, field, moved, values) if writes else moved
             yield first | (mark or 0), part
             return
@@ -254,7 +254,7 @@ class Kernel(Reader):
     def _written(self, step: Step, field: Field, moved: Moved, values: Column) -> Moved:
         """Return what is moved after a step has written where its word has `values`."""
         first = int(values[0])
-        if (values == first).all():
+        if np.count_nonzero(values == first) == values.size:
             change, keys = self._changed.one(step, field, first)
         else:
             change, keys = self._changed.column(step, field, values)
@@ -381,8 +381,8 @@ class Moved:
         delta = self.deltas[field.lane]
         if not isinstance(delta, int) or delta:
             values = values ^ delta
-        values = values >> np.uint64(field.shift)
-        values &= np.uint64(field.mask)
+        values = values >> field.shift64
+        values &= field.mask64
         return values
 
     def part(self, rows: Rows) -> Moved:

@@ -6,6 +6,7 @@ initial value. This module must not know what a field means.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Where a value lies: `lanes[lane] >> shift & mask`."""
+    """Where a value lies: `lanes[lane] >> shift & mask`; `mask` has as many bits as the value."""
 
     lane: int
     shift: int
     bits: int
+    mask: int = dataclasses.field(init=False)
+    shift64: np.uint64 = dataclasses.field(init=False)
+    mask64: np.uint64 = dataclasses.field(init=False)
 
-    @property
-    def mask(self) -> int:
-        """The value's bits, unshifted."""
-        return (1 << self.bits) - 1
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", (1 << self.bits) - 1)
+        object.__setattr__(self, "shift64", np.uint64(self.shift))
+        object.__setattr__(self, "mask64", np.uint64(self.mask))
 
 
 class Grown(Exception):

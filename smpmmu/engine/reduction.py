@@ -202,24 +202,28 @@ class Reduction:
         if not self._split or rest >= choices.shape[0] - 1 or choices[rest] < 0:
             return None, moved
         fine = self._unclashed(int(choices[rest]), moved.rows)
-        self._plain[context][rest] |= fine.any()
+        many = np.count_nonzero(fine)  # many times as quick as `any` and `all` for a few machines
+        if many:
+            self._plain[context][rest] = True
         number = int(tables.guarded[context][rest])
-        if number >= 0 and not fine.all():
+        if number >= 0 and many < fine.size:
             held = self._unclashed(number, moved.rows) & ~fine
-            if held.any():
+            if np.count_nonzero(held):
                 for guard in tables.candidates[number].guards:
                     held &= guard.holds_back(self._value(block, guard.word, moved))
-                self._guarded[context][rest] |= held.any()
-                fine |= held
+                if np.count_nonzero(held):
+                    self._guarded[context][rest] = True
+                    fine |= held
         step = tables.waits[context].get(rest)
-        if step is not None and fine.any():
+        if step is not None:
             assert step.word is not None
             fine &= enabled(step, self._value(block, step.word, moved))
-        if not fine.any():
+        many = np.count_nonzero(fine)
+        if not many:
             return None, moved
-        if fine.all():
+        if many == fine.size:
             return moved, None
-        return moved.part(np.flatnonzero(fine)), moved.part(np.flatnonzero(~fine))
+        return moved.part(fine.nonzero()[0]), moved.part((~fine).nonzero()[0])
 
     def _unclashed(self, number: int, rows: Rows) -> Mask:
         """Return where nothing clashes with one candidate."""
@@ -282,7 +286,7 @@ class Reduction:
         dead = values != word.initial
         number = self._maker.numbers[word.name]
         for context in readers:
-            if not dead.any():
+            if not np.count_nonzero(dead):
                 return emission
             at = self._where(block)[context]
             here = at if isinstance(at, int) else at[rows]
