@@ -106,9 +106,9 @@ class Ahead:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.cores - 1, "smpmmu")
-        part = level.block(number)
-        if part.ids.size >= LEAST:
-            future = self._pool.submit(_expanded, self._expander.ahead(), part)
+        part, peek = level.block(number), self._expander.ahead()
+        if peek is not None and part.ids.size >= LEAST:
+            future = self._pool.submit(_expanded, peek, part)
             self._tasks.append(_Task(level, number, future))
 
     def take(self, level: Level, number: int) -> Expanded | None:
@@ -134,8 +134,9 @@ class Ahead:
                 return
             if task.future.cancel():
                 task.future = Future()
-                part = task.level.block(task.number)
-                task.future.set_result(_expanded(self._expander.ahead(), part))
+                peek = self._expander.ahead()
+                assert peek is not None
+                task.future.set_result(_expanded(peek, task.level.block(task.number)))
 
     def forget(self) -> None:
         """Forget what was found; the layout is about to grow."""

@@ -13,7 +13,9 @@ from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.explore import Search
 from smpmmu.engine.growth import grow, growth
+from smpmmu.engine.profiling import planned
 from smpmmu.engine.reduction import Reduction
+from smpmmu.engine.strategies import named
 from smpmmu.engine.stress import Herd
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
     from smpmmu.engine.verdict import Budget
 
-WALKS = 256
+WALKS = 128
+STRATEGIES = ("uniform", "pct:2", "pct:4")
 LONGEST_WALK = 2_000
 """Random runs that compile the automata, and where they are cut."""
 
@@ -60,10 +63,12 @@ class Passes:
 
     def _walk(self, plain: Kernel, walks: int) -> None:
         kernel = Kernel(plain.system, packed=plain.layout.packed, after=plain)
-        herd = Herd(kernel, range(walks), longest=LONGEST_WALK, keep=False)
         with contextlib.suppress(ModelError):  # the search will meet it, unless it stops before
-            for _ in herd.gallop():
-                pass
+            for strategy in STRATEGIES if walks else ():
+                (plan,) = planned(kernel, named(strategy))
+                herd = Herd(kernel, range(walks), plan=plan, longest=LONGEST_WALK, keep=False)
+                for _ in herd.gallop():
+                    pass
 
     def _anew(self) -> Search:
         search = Search(

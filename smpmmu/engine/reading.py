@@ -52,6 +52,7 @@ class Reader:
         self.automata = automata
         self.layout = layout
         self._tables: dict[tuple[int, str], Mask] = {}
+        self._bugs: dict[int, Mask] = {}
         by_cpu: dict[str, list[int]] = {}
         for number, context in enumerate(system.contexts):
             if context.role is not Role.DAEMON:
@@ -83,19 +84,27 @@ class Reader:
 
     def lookup(self, block: Block, context: int, attribute: str) -> Mask:
         """Return (states,) bool: an attribute of the position of `context` is true."""
-        table = self._table(context, attribute)
+        table = self.table(context, attribute)
         rests = self.rests(block, context)
         if rests is None:
             return np.full(len(block), table[0])
         return table[rests.view(np.int64)]
 
-    def _table(self, context: int, attribute: str) -> Mask:
+    def table(self, context: int, attribute: str) -> Mask:
         """Return (resting positions,) bool: the attribute of each."""
         automaton = self.automata[context]
         table = self._tables.get((context, attribute))
         if table is None or table.shape[0] != len(automaton.resting):
             values = [bool(getattr(automaton.positions[i], attribute)) for i in automaton.resting]
             table = self._tables[context, attribute] = np.array(values)
+        return table
+
+    def bugs(self, context: int) -> Mask:
+        """Return (positions,) bool: whether a program has met a bug there."""
+        positions = self.automata[context].positions
+        table = self._bugs.get(context)
+        if table is None or table.shape[0] != len(positions):
+            table = self._bugs[context] = np.array([bool(p.bug) for p in positions])
         return table
 
     def finished(self, block: Block, context: int) -> Mask:

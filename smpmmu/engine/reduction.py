@@ -23,15 +23,18 @@ import numpy as np
 
 from smpmmu.engine.candidates import Maker, Tables, footprint
 from smpmmu.engine.clashes import Candidate, Guard
+from smpmmu.engine.dead_words import DeadWords, members
 from smpmmu.engine.steps import Wait, enabled
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
     from numpy.typing import NDArray
 
+    from smpmmu.engine.acting import Action
     from smpmmu.engine.batch import Emission, Kernel, Moved
     from smpmmu.engine.footprints import Taking
+    from smpmmu.engine.layout import Lanes
     from smpmmu.engine.reading import Block, Rows
     from smpmmu.engine.steps import Column, Mask, Word
 
@@ -60,17 +63,16 @@ class Reduction:
         self.kinds = frozenset(kinds)
         self.valid = True
         self._maker = Maker(kernel, reached)
+        self._words = DeadWords(kernel, self._maker)
         self._plain: list[Mask] = []
         self._guarded: list[Mask] = []
         self._relied: dict[tuple[int, int, Candidate], None] = {}
         self._renewed: dict[Candidate, Candidate] = {}
-        self._reset = 0
         self._at: list[Rows | int] | None = None
         self._split = False
         self._since = 0
         self._looking = False
-        self._clashing = np.zeros((1, 0), dtype=np.uint64)
-        self._resets: dict[tuple[int, ...], list[tuple[Word, list[int]]]] = {}
+        self.clashing: Lanes = np.zeros((1, 0), dtype=np.uint64)
         self.tables = self._made()
 
     @property
@@ -85,7 +87,7 @@ class Reduction:
         view = copy(self)
         vars(view).update(
             _looking=True,
-            _reset=0,
+            _words=self._words.view(),
             _plain=[np.zeros_like(mask) for mask in self._plain],
             _guarded=[np.zeros_like(mask) for mask in self._guarded],
         )
@@ -99,7 +101,7 @@ class Reduction:
         for mine, other in ((self._plain, view._plain), (self._guarded, view._guarded)):
             for mask, more in zip(mine, other, strict=True):
                 np.logical_or(mask, more, out=mask)
-        self._reset |= view._reset
+        self._words.reset |= view._words.reset
         return True
 
     def _due(self, states: int) -> bool:
@@ -120,12 +122,13 @@ class Reduction:
             if due:
                 self.settle()
         self._at, self._split = None, False
+        self.clashing = np.zeros((self.tables.clashes[0].shape[0], len(block)), dtype=np.uint64)
         if PARTIAL_ORDER not in self.kinds or not self.tables.candidates:
             return eligible
         tables, states = self.tables, len(block)
         at = self._where(block)
         self._split = True
-        clashing = self._clashing = np.zeros((tables.clashes[0].shape[0], states), dtype=np.uint64)
+        clashing = self.clashing
         for number, here in enumerate(at):
             for lane, table in enumerate(tables.clashes[number]):
                 clashing[lane] |= table[here]
@@ -227,7 +230,7 @@ class Reduction:
 
     def _unclashed(self, number: int, rows: Rows) -> Mask:
         """Return where nothing clashes with one candidate."""
-        bits = self._clashing[number >> 6].take(rows)
+        bits = self.clashing[number >> 6].take(rows)
         bits &= np.uint64(1 << (number & 63))
         unclashed: Mask = bits == 0
         return unclashed
@@ -238,82 +241,51 @@ class Reduction:
             return np.full(moved.rows.shape, word.initial, dtype=np.uint64)
         return moved.read(block, field)
 
+    def goes_on(self, context: int, after: int, action: Action) -> bool:
+        """Decide for one machine what `split` does for many."""
+        tables = self.tables
+        rest = self.kernel.automata[context].positions[after].rest
+        choices = tables.choices[context]
+        if not self._split or rest >= choices.shape[0] - 1 or choices[rest] < 0:
+            return False
+        relied = self._plain
+        if action.clashing(int(choices[rest])):
+            number, relied = int(tables.guarded[context][rest]), self._guarded
+            if number < 0 or action.clashing(number):
+                return False
+            for guard in tables.candidates[number].guards:
+                if not guard.holds_back(action.value(guard.word)):
+                    return False
+        step = tables.waits[context].get(rest)
+        word = None if step is None else step.word
+        if step is not None and word is not None and not enabled(step, action.value(word)):
+            return False
+        relied[context][rest] = True
+        return True
+
     # Forgetting words that nobody reads again.
+
+    @property
+    def word_lanes(self) -> int:
+        """Columns of 64 bits that a bit for each word needs."""
+        return self._words.lanes if DEAD_WORDS in self.kinds else 0
+
+    def read_by_others(self, block: Block) -> list[list[Column]]:
+        """Return, for each context, which words any other may yet read: columns of 64 bits."""
+        if DEAD_WORDS not in self.kinds:
+            return [[] for _ in self.tables.live]
+        return self._words.read_by_others(len(block), self._where(block))
 
     def forget(self, block: Block, emission: Emission) -> Emission:
         """Put words that have died with this move back to their first values."""
         if DEAD_WORDS not in self.kinds:
             return emission
-        for word, readers in self._dying(emission):
-            emission = self._put_back(block, emission, word, readers)
-        return emission
+        return self._words.forget(block, emission, self._where(block))
 
-    def _dying(self, emission: Emission) -> list[tuple[Word, list[int]]]:
-        """Return the words that may die with a move, and who may read them yet."""
-        context, tables = emission.context, self.tables
-        positions = self.kernel.automata[context].positions
-        after = positions[emission.after].rest
-        key = (context, emission.before, *emission.via, after)
-        found = self._resets.get(key)
-        if found is None:
-            starts = [positions[index].rest for index in (emission.before, *emission.via)]
-            if max(*starts, after) >= len(tables.live[context]):
-                return []
-            dying = tables.live[context][starts[0]]
-            for start in starts:
-                dying |= tables.written[context][start]
-            dying &= ~tables.live[context][after] & ~self._maker.always_live
-            dying &= (1 << len(self._maker.words)) - 1
-            found = []
-            for number in _members(dying):
-                word = self._maker.words[number]
-                readers = [
-                    c for c, live in enumerate(tables.live)
-                    if c != context and any(positions >> number & 1 for positions in live)
-                ]  # fmt: skip
-                found.append((word, readers))
-            self._resets[key] = found
-        return found
-
-    def _put_back(
-        self, block: Block, emission: Emission, word: Word, readers: list[int]
-    ) -> Emission:
-        field = self.kernel.layout.fields.get(word.name)
-        if field is None:
-            return emission
-        rows, delta = emission.rows, emission.deltas[field.lane]
-        values = ((block.lanes[field.lane].take(rows) ^ delta) >> field.shift) & field.mask
-        dead = values != word.initial
-        number = self._maker.numbers[word.name]
-        for context in readers:
-            if not np.count_nonzero(dead):
-                return emission
-            at = self._where(block)[context]
-            here = at if isinstance(at, int) else at[rows]
-            dead &= ~self._live_table(context, number)[here]
-        if not dead.any():
-            return emission
-        self._reset |= 1 << number
-        keys = self.kernel.keys
-        old = values[dead]
-        fps = emission.fps.copy()
-        first = np.full(old.shape, word.initial, dtype=np.uint64)
-        fps[dead] ^= keys.word(word, old) ^ keys.word(word, first)
-        change = np.zeros(rows.shape, dtype=np.uint64)
-        change[dead] = (old ^ np.uint64(word.initial)) << np.uint64(field.shift)
-        deltas = emission.deltas.copy()
-        deltas[field.lane] = delta ^ change
-        emission.fps, emission.deltas = fps, deltas
-        return emission
-
-    def _live_table(self, context: int, number: int) -> Mask:
-        """Return (positions + 1,) bool: a word may yet be read; the last is for unknown ones."""
-        key = (context, number)
-        table = self._live_tables.get(key)
-        if table is None:
-            live = [bool(bits >> number & 1) for bits in self.tables.live[context]]
-            table = self._live_tables[key] = np.array([*live, True])
-        return table
+    def put_back(self, context: int, starts: tuple[int, ...], after: int, action: Action) -> None:
+        """Do for one machine what `forget` does for many."""
+        if DEAD_WORDS in self.kinds:
+            self._words.put_back(context, starts, after, action)
 
     # Making the tables, and making them anew.
 
@@ -344,7 +316,7 @@ class Reduction:
             for context, rest, candidate in self._relied
         ]
         words = [word.name for word in self._maker.words]
-        return {"relied": relied, "reset": [words[n] for n in _members(self._reset)]}
+        return {"relied": relied, "reset": [words[n] for n in members(self._words.reset)]}
 
     def go_on(self, kept: dict[str, Any]) -> None:
         """Rely on what another reduction kept, in a kernel that has grown as that one had."""
@@ -357,13 +329,13 @@ class Reduction:
             like = self.tables.candidates[choice]
             self._relied[context, rest, replace(like, guards=found)] = None
         for name in kept["reset"]:
-            self._reset |= 1 << self._maker.numbers[name]
+            self._words.reset |= 1 << self._maker.numbers[name]
         self.tables = self._made()
 
     def again(self) -> None:
         """Begin a search anew with today's tables."""
         self.settle()
-        self.valid, self._reset = True, 0
+        self.valid, self._words.reset = True, 0
         self._relied.clear()
         for mask in (*self._plain, *self._guarded):
             mask[:] = False
@@ -372,7 +344,7 @@ class Reduction:
         """Whether new tables allow all that was done by those `before`."""
         after = self.tables
         for old, new in zip(before.live, after.live, strict=True):
-            if any(o != n and n & ~o & self._reset for o, n in zip(old, new, strict=False)):
+            if any(o != n and n & ~o & self._words.reset for o, n in zip(old, new, strict=False)):
                 return False
         return all(_no_more(before, after, old, new) for old, new in self._renewed.items())
 
@@ -393,8 +365,7 @@ class Reduction:
         actions, bits = maker.actions(), maker.bits()
         self._renew(actions, bits)
         tables = maker.tables(actions, bits, [candidate for _, _, candidate in self._relied])
-        self._resets = {}  # views may still use what they had
-        self._live_tables: dict[tuple[int, int], Mask] = {}
+        self._words.look_up(tables)
         self._plain = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
         self._guarded = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
         return tables
@@ -426,11 +397,3 @@ def _plainly(wait: Wait) -> tuple[int, int, bool]:
 def _present(numbers: NDArray[Any]) -> list[int]:
     """Return the distinct values of small numbers."""
     return np.flatnonzero(np.bincount(numbers)).tolist()
-
-
-def _members(bits: int) -> Iterator[int]:
-    number = 0
-    while bits >> number:
-        if bits >> number & 1:
-            yield number
-        number += 1

@@ -18,6 +18,7 @@ from smpmmu.engine.batch import Unknown, settled
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.program import Role
+from smpmmu.engine.recall import Found, Later, Recall
 from smpmmu.engine.steps import TAKEN, enabled, overflow, taken, updated
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Successors:
     contexts: NDArray[np.uint8]
     progress: Mask
     fps: Column
-    changes: Lanes | list[tuple[int, list[Column | int]]]
+    changes: Lanes | list[tuple[int, list[Column | int | Later]]]
     bugs: list[tuple[str, int, int]]
     actions: NDArray[np.uint16] | None = None
 
@@ -95,6 +96,7 @@ class Expander:
         self._kernel = kernel
         self._few = Few(kernel)
         self._reduction = reduction
+        self._recall = None if reduction is None else Recall(kernel, reduction)
         self._settled = settled(kernel)
 
     def successors(self, block: Block) -> Successors:
@@ -106,16 +108,22 @@ class Expander:
         """
         if self._reduction is None and len(block) <= FEW:
             return self._few.successors(block)
-        return gathered(self._kernel, block, self._reduction)
+        if self._reduction is None or self._recall is None or self._recall.slow:
+            return gathered(self._kernel, block, self._reduction)
+        masks = self._reduction.restrict(block, self._kernel.eligible(block))
+        return recalled(self._kernel, block, self._recall.found(block, masks))
 
-    def ahead(self) -> Peek:
-        """Return what finds successors before their turn."""
+    def ahead(self) -> Peek | None:
+        """Return what finds successors before their turn; None where looking them up is quicker."""
+        if self._recall is not None and not self._recall.slow:
+            return None
         view = None if self._reduction is None else self._reduction.view()
         return Peek(self._settled, view)
 
     def peek(self, block: Block) -> Successors | None:
         """Return the successors without changing anything, or None where something must grow."""
-        return self.ahead().successors(block)
+        peek = self.ahead()
+        return None if peek is None else peek.successors(block)
 
     def accepts(self, peek: Peek, states: int) -> bool:
         """Whether what was found ahead, of so many machines, would be found now; it counts then."""
@@ -159,11 +167,11 @@ def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -
     actions = None
     if reduction is not None:
         actions = np.repeat(np.array([1 + len(e.via) for e in emissions], np.uint16), sizes)
-    changes = []
+    changes: list[tuple[int, list[Column | int | Later]]] = []
     bugs = []
     for number, emission in enumerate(emissions):
         low, high = bounds[number : number + 2]
-        changes.append((low, emission.deltas))
+        changes.append((low, [*emission.deltas]))
         bug = kernel.automata[emission.context].positions[emission.after].bug
         if bug:
             bugs.append((bug, low, high))
@@ -175,6 +183,36 @@ def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -
         changes,
         bugs,
         actions,
+    )
+
+
+def recalled(kernel: Kernel, block: Block, found: list[Found]) -> Successors:
+    """Return what was found by each context, side by side; bugs behind the rest."""
+    parts: list[tuple[int, Found]] = []
+    bugs: list[tuple[str, int]] = []
+    for context, each in enumerate(found):
+        buggy = kernel.bugs(context).take(each.after)
+        if not buggy.any():
+            parts.append((context, each))
+            continue
+        parts.append((context, each.part(np.flatnonzero(~buggy))))
+        positions = kernel.automata[context].positions
+        for after in np.unique(each.after[buggy]).tolist():
+            bugs.append((positions[after].bug, len(parts)))
+            parts.append((context, each.part(np.flatnonzero(each.after == after))))
+    sizes = [each.rows.size for _, each in parts]
+    bounds = np.cumsum([0, *sizes]).tolist()
+    rows = np.concatenate([each.rows for _, each in parts])
+    fps = block.fps.take(rows)
+    fps ^= np.concatenate([each.keys for _, each in parts])
+    return Successors(
+        rows,
+        np.repeat(np.array([context for context, _ in parts], dtype=np.uint8), sizes),
+        np.concatenate([each.progress for _, each in parts]),
+        fps,
+        [(bounds[n], list(each.deltas)) for n, (_, each) in enumerate(parts)],
+        [(bug, bounds[n], bounds[n + 1]) for bug, n in bugs],
+        np.concatenate([each.actions for _, each in parts]),
     )
 
 

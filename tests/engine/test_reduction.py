@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import assume, given
 
-from smpmmu.engine import automaton
+from smpmmu.engine import automaton, successors
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
@@ -17,6 +17,7 @@ from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.footprints import Access, access
 from smpmmu.engine.local import call
 from smpmmu.engine.passes import Passes
+from smpmmu.engine.recall import Recall
 from smpmmu.engine.reduction import DEAD_WORDS, PARTIAL_ORDER, REDUCTIONS
 from smpmmu.engine.steps import (
     Wait,
@@ -93,7 +94,7 @@ def names(search: Search) -> set[str]:
     return {f.name for f in search.found} - {QUIESCENCE_STAYS_REACHABLE}
 
 
-@hypothetically(120)
+@hypothetically(60)
 @given(systems(bugs=True))
 def test_nothing_is_violated_or_reached_otherwise(system: System) -> None:
     plain = every_violation(system)
@@ -104,7 +105,7 @@ def test_nothing_is_violated_or_reached_otherwise(system: System) -> None:
         assert found.reached == plain.reached, kinds
 
 
-@hypothetically(40)
+@hypothetically(25)
 @given(systems(bugs=True))
 def test_the_answer_is_the_plain_one_where_something_is_violated(system: System) -> None:
     every_violation(system)
@@ -116,6 +117,25 @@ def test_the_answer_is_the_plain_one_where_something_is_violated(system: System)
         assert found.reached == plain.reached
         assert found.reductions == tuple(sorted(REDUCTIONS))
         assert not found.exact
+
+
+class Never(Recall):
+    """Says from the beginning that looking up does not pay."""
+
+    slow = property(lambda self: True, lambda self, value: None)  # type: ignore[assignment]
+
+
+@hypothetically(40)
+@given(systems(bugs=True))
+def test_looking_up_finds_what_working_out_on_columns_does(system: System) -> None:
+    every_violation(system)
+    looked_up = reduced(system, REDUCTIONS, walks=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(successors, "Recall", Never)
+        worked_out = reduced(system, REDUCTIONS, walks=64)
+    for name in ("states", "transitions", "levels", "reached"):
+        assert getattr(looked_up, name) == getattr(worked_out, name), name
+    assert names(looked_up) == names(worked_out)
 
 
 def test_random_runs_beforehand_change_nothing_but_the_work() -> None:
