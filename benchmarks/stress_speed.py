@@ -32,7 +32,7 @@ def main(name: str, live_runs: int) -> None:
     click.echo(f"{name}: {many:,} runs side by side; {live_runs} live")
     click.echo("| strategy | stress, steps/s | with classes | live, steps/s | stress / live |")
     click.echo("|---|---:|---:|---:|---:|")
-    for text in ("uniform", "pct:3", "pos", "surw"):
+    for text in ("uniform", "pct:3", "pos", "surw", "paced"):
         (plan,) = planned(kernel, named(text))
         best = {"plain": 0.0, "traced": 0.0, "live": 0.0}
         for _ in range(ROUNDS):
