@@ -302,6 +302,13 @@ def test_numbers_of_bytes_are_read_or_refused(
     assert done.status == status
 
 
+def test_cores_and_a_frontier_on_the_disk_change_no_byte(shell: Shell) -> None:
+    asked = ("explore", "reliant_flusher/deferred_after_unlock")
+    plain = shell(*asked, "--cores", "1")
+    assert plain.status == 1
+    assert shell(*asked, "--cores", "2", "--frontier-memory", "1K") == plain
+
+
 # Help.
 
 COMMANDS = sorted(importlib.import_module("smpmmu.cli").cli.commands)

@@ -17,6 +17,7 @@ from smpmmu.engine.changes import Changes
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.fingerprints import Keys
 from smpmmu.engine.layout import Field, Grown, Layout
+from smpmmu.engine.moved import Moved, Waiting
 from smpmmu.engine.reading import Block, Reader, place_name
 from smpmmu.engine.steps import TAKEN, Step, Word, enabled, taken
 
@@ -172,9 +173,10 @@ class Kernel(Reader):
         """Take the action that begins at position `start` in all machines `rows`."""
         automaton = self.automata[context]
         nothing: tuple[int, ...] = ()
-        stack = [(start, nothing, 0, Moved(rows, 0, [0] * self.layout.lanes, {}))]
-        while stack:
-            index, via, length, moved = stack.pop()
+        waiting = Waiting(merged=goes_on is not None)
+        waiting.put((nothing, 0, start), Moved(rows, 0, [0] * self.layout.lanes, {}))
+        while waiting.parts:
+            (via, length, index), moved = waiting.take()
             step = automaton.positions[index].step
             assert step is not None
             automaton.check_length(length)
@@ -187,13 +189,13 @@ class Kernel(Reader):
                     tap(context, step, result, outcome.rows)
                 after = self.follow(automaton, index, result)
                 if automaton.positions[after].mid:
-                    stack.append((after, via, length + 1, outcome))
+                    waiting.put((via, length + 1, after), outcome)
                     continue
                 rests: Moved | None = outcome
                 if goes_on is not None and len(via) < LONGEST_CHAIN:
                     more, rests = goes_on.split(block, context, after, outcome)
                     if more is not None:
-                        stack.append((after, (*via, after), 0, more))
+                        waiting.put(((*via, after), 0, after), more)
                 if rests is not None:
                     yield self._emit(block, context, start, after, rests, via)
 
@@ -355,41 +357,6 @@ def settled(kernel: Kernel) -> Kernel:
     view = object.__new__(_Settled)
     view.__dict__ = kernel.__dict__
     return view
-
-
-@dataclass(slots=True)
-class Moved:
-    """Machines of a block in the middle of an action.
-
-    Attributes:
-        rows: which machines.
-        keys: what to exclusive-or into their fingerprints, a column or an int.
-        deltas: the same for each lane.
-        bases: the lanes as they were, of these rows, as far as they were read.
-    """
-
-    rows: Rows
-    keys: Column | int
-    deltas: list[Column | int]
-    bases: dict[int, Column]
-
-    def read(self, block: Block, field: Field) -> Column:
-        """Return the present values of a field."""
-        values = self.bases.get(field.lane)
-        if values is None:
-            values = self.bases[field.lane] = block.lanes[field.lane].take(self.rows)
-        delta = self.deltas[field.lane]
-        if not isinstance(delta, int) or delta:
-            values = values ^ delta
-        values = values >> field.shift64
-        values &= field.mask64
-        return values
-
-    def part(self, rows: Rows) -> Moved:
-        """Return some of the machines."""
-        keys = self.keys if isinstance(self.keys, int) else self.keys.take(rows)
-        deltas = [d if isinstance(d, int) else d.take(rows) for d in self.deltas]
-        return Moved(self.rows.take(rows), keys, deltas, {})
 
 
 def _narrowest(count: int) -> type[np.unsignedinteger[Any]]:

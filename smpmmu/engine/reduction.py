@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.acting import Action
-    from smpmmu.engine.batch import Emission, Kernel, Moved
+    from smpmmu.engine.batch import Emission, Kernel
     from smpmmu.engine.footprints import Taking
     from smpmmu.engine.layout import Lanes
+    from smpmmu.engine.moved import Moved
     from smpmmu.engine.reading import Block, Rows
     from smpmmu.engine.steps import Column, Mask, Word
 
