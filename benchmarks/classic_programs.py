@@ -76,6 +76,7 @@ def inc(setup: Setup, *, n: int, judged: bool = True) -> None:
     """Threads that increment a counter, without a lock; `all` explores all of it."""
     for number in range(n):
         setup.cpu(number, call(increment))
+    setup.symmetric(*range(n))
     if judged:
         setup.at_quiescence(NO_UPDATE_LOST, value(COUNTER) == n)
 
@@ -85,6 +86,7 @@ def lockinc(setup: Setup, *, n: int) -> None:
     """Threads that increment a counter under a lock."""
     for number in range(n):
         setup.cpu(number, call(locked_increment))
+    setup.symmetric(*range(n))
     setup.at_quiescence(NO_UPDATE_LOST, value(COUNTER) == n)
 
 
@@ -110,5 +112,6 @@ def readers(setup: Setup, *, n: int) -> None:
     setup.cpu(0, call(write))
     for reader in range(1, n + 1):
         setup.cpu(reader, call(read, reader))
+    setup.symmetric(*range(1, n + 1))
     everybody = all_of(*(finished(f"cpu{number}") for number in range(n + 1)))
     setup.sometimes("everybody has read it", everybody)

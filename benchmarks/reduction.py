@@ -19,11 +19,12 @@ from rich.progress import track
 from rich.table import Table
 
 from smpmmu.engine.answer import answer
-from smpmmu.engine.reduction import DEAD_WORDS, PARTIAL_ORDER, REDUCTIONS
+from smpmmu.engine.reduction import DEAD_WORDS, PARTIAL_ORDER, REDUCTIONS, SYMMETRY
 from smpmmu.engine.verdict import Verdict
 from smpmmu.targets import catalogue, find, one
 
-COMBINATIONS = ((PARTIAL_ORDER,), (DEAD_WORDS,), REDUCTIONS)
+COMBINATIONS = ((PARTIAL_ORDER,), (DEAD_WORDS,), (SYMMETRY,), (PARTIAL_ORDER, DEAD_WORDS),
+                REDUCTIONS)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def main(*, names: tuple[str, ...], least: int, evictor: bool, jobs: int, each: 
         found = [m for m in track(answers, total=len(asked), transient=True) if m is not None]
     table = Table(box=SIMPLE_HEAD)
     table.add_column("variant")
-    for title in ("states", "partial order", "dead words", "both"):
+    for title in ("states", "partial order", "dead words", "symmetry", "first two", "all"):
         table.add_column(title, justify="right")
     held = [m for m in found if m.verdict == Verdict.HOLDS.value]
     for m in held if each else ():

@@ -14,11 +14,18 @@ from smpmmu.engine.errors import ModelError, UsageError
 from smpmmu.engine.local import Call
 from smpmmu.engine.program import Context, Role
 from smpmmu.engine.purity import check_pure
-from smpmmu.engine.system import Property, System, always, at_quiescence, sometimes
+from smpmmu.engine.system import (
+    Interchangeable,
+    Property,
+    System,
+    always,
+    at_quiescence,
+    sometimes,
+)
 from smpmmu.engine.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from smpmmu.engine.expressions import Expr
     from smpmmu.engine.steps import Word
@@ -42,6 +49,7 @@ class Setup:
         self._properties: list[Property] = []
         self._words: list[Word] = []
         self._evictors: list[Context] = []
+        self._interchangeable: list[Interchangeable] = []
 
     def cpu(self, number: int, *calls: Call, cyclic: bool = False) -> None:
         """Give vCPU `number` its program: `calls` in order, or, if cyclic, for ever."""
@@ -105,6 +113,34 @@ class Setup:
         """Demand that `truth` holds in some state, lest a pass be vacuous."""
         self._properties.append(sometimes(name, truth))
 
+    def symmetric(
+        self,
+        *members: int | tuple[int, ...],
+        bits: Iterable[Word] = (),
+        values: Mapping[Word, Sequence[int | tuple[int, ...]]] | None = None,
+    ) -> None:
+        """Declare vCPUs, or groups of vCPUs, that may change places and nothing changes.
+
+        In the words `bits`, bit n means vCPU n. In those of `values`, at most 12 bits wide, these
+        values mean the members, in their order. That it is so is verified, when a search has become
+        large; a claim that is wrong is told, and nothing is reduced by it.
+
+        Raises:
+            ModelError: the members are not alike, or do not fit the words.
+        """
+        groups = tuple((m,) if isinstance(m, int) else m for m in members)
+        named = (values or {}).items()
+        self._interchangeable.append(
+            Interchangeable(
+                tuple(tuple(f"cpu{number}" for number in group) for group in groups),
+                tuple((word, groups) for word in bits),
+                tuple(
+                    (word, tuple((v,) if isinstance(v, int) else tuple(v) for v in each))
+                    for word, each in named
+                ),
+            )
+        )
+
     def system(self, *, evictor: bool = False) -> System:
         """Return what was collected, mains first, as the order of columns and of ties.
 
@@ -124,7 +160,12 @@ class Setup:
                 check_pure(entry)
         # By number: cpu10 comes after cpu9.
         ordered = sorted(contexts, key=lambda c: (list(Role).index(c.role), len(c.cpu), c.cpu))
-        return System(tuple(ordered), tuple(self._properties), tuple(self._words))
+        return System(
+            tuple(ordered),
+            tuple(self._properties),
+            tuple(self._words),
+            tuple(self._interchangeable),
+        )
 
 
 @dataclass(frozen=True, slots=True)

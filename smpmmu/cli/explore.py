@@ -58,7 +58,8 @@ if TYPE_CHECKING:
               "processors where there are many variants.")  # fmt: skip
 @click.option("--no-reduction", is_flag=True,
               help="Store every state of large spaces, too.")  # fmt: skip
-@click.option("--without", multiple=True, type=click.Choice(["partial-order", "dead-words"]),
+@click.option("--without", multiple=True,
+              type=click.Choice(["partial-order", "dead-words", "symmetry"]),
               help="One kind of reduction to do without; may be repeated.")  # fmt: skip
 @click.option("--reduce-from", type=click.IntRange(0), metavar="N",
               help="States up to which every state is stored: 65,536.")  # fmt: skip

@@ -187,7 +187,7 @@ class Answer:
     def _summary(
         self, verdict: Verdict, violations: tuple[Counterexample, ...] = (), reason: str = ""
     ) -> Exploration:
-        search = self.search
+        search, passes = self.search, self._passes
         return Exploration(
             verdict,
             violations,
@@ -201,7 +201,8 @@ class Answer:
             search.nbytes,
             search.peak_nbytes,
             search.expanded,
-            () if search is self._plain else tuple(sorted(self._reductions)),
+            () if search is self._plain or passes is None else passes.reductions,
+            "" if passes is None else passes.refused,
         )
 
 

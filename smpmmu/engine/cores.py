@@ -54,7 +54,7 @@ class Expanded:
 
 def expanded(part: Frontier, successors: Successors) -> Expanded:
     """Return a block with all its successors."""
-    return Expanded(part, successors, *first_of_each(successors.fps), len(successors))
+    return Expanded(part, successors, *first_of_each(successors.keys), len(successors))
 
 
 class Helper(Protocol):

@@ -110,6 +110,7 @@ class Search:
         self.edges_from: list[int] = []
         self.level_fps: list[Column] = []
         self._keep_edges = keep_edges
+        self._reduction = reduction
         self._expander = Expander(kernel, reduction)
         self._judge = Judge(kernel)
         self._visited = Fingerprints()
@@ -123,7 +124,8 @@ class Search:
         self._now = Level(kernel.layout, self._room)
         self._next = Level(kernel.layout, self._room)
         self._at = 0  # the block of `_now` to expand next
-        cores = budget.cores or processors()
+        in_turn = reduction and reduction.symmetry.on  # what is compiled is verified at once
+        cores = 1 if in_turn else budget.cores or processors()
         self._ahead: Helper = helped(self) if helped else Ahead(self._expander, cores)
         self._most = 0  # bytes worked with at once
         self._level: list[Column] = []
@@ -138,7 +140,8 @@ class Search:
     @property
     def reached(self) -> dict[str, bool]:
         """Which `sometimes` were reached so far."""
-        return dict(self._judge.reached)
+        reached = dict(self._judge.reached)
+        return reached if self._reduction is None else self._reduction.symmetry.closed(reached)
 
     @property
     def nbytes(self) -> int:
@@ -190,7 +193,8 @@ class Search:
     def _next_level(self) -> None:
         self._next.close()
         if self._stuck.many:
-            self._stuck.settle(self._next.fps())
+            blocks = (self._next.block(n).block for n in range(len(self._next)))
+            self._stuck.settle([self._keys(block) for block in blocks])
         if self.edges is not None:
             self.level_fps.append(np.concatenate(self._level or [_NONE]))
             self._level = []
@@ -202,7 +206,7 @@ class Search:
         """Look at the first state."""
         block = self._start or self.kernel.initial()
         first = Frontier(block.lanes, block.fps, np.zeros(1, dtype=np.int64))
-        self._visited.add(first.fps)
+        self._visited.add(self._keys(block))
         self.level_fps.append(first.fps)
         self.whole = [replace(first)] if self.exact else []
         broken = self._judge.look(block)
@@ -245,6 +249,12 @@ class Search:
             choices += [int(self._agents[part][state - starts[part]])] * actions
             state = int(self._parents[part][state - starts[part]])
         return choices[::-1]
+
+    def _keys(self, block: Block, rows: NDArray[np.intp] | slice = slice(None)) -> Column:
+        """Return what states are told apart by: fingerprints, unless a reduction knows better."""
+        if self._reduction is None or not self._reduction.symmetry.on:
+            return block.fps[rows]
+        return self._reduction.symmetry.keys(Block(block.lanes[:, rows], block.fps[rows]))
 
     def _done(self, depth: int) -> bool:
         return not self.every and any(f.depth <= depth for f in self.found)
@@ -374,12 +384,9 @@ class Search:
         sources = number[successors.rows]
         moves = np.flatnonzero(sources >= 0)
         self._stuck.note(
-            block.fps[stuck],
-            block.ids[stuck],
-            sources[moves],
-            successors.fps[moves],
-            self._obligatory[successors.contexts[moves]],
-        )
+            self._keys(block.block, stuck), block.ids[stuck], sources[moves],
+            successors.keys[moves], self._obligatory[successors.contexts[moves]],
+        )  # fmt: skip
 
     def _deadlocks(self, block: Frontier, successors: Successors) -> None:
         """Find states in which nothing obligatory moves, where a program has no end."""

@@ -147,4 +147,5 @@ def identity(system: System) -> str:
         for c in system.contexts
     ]
     properties = [(p.name, p.scope.value, p.truth) for p in system.properties]
-    return hashlib.sha256(repr((contexts, system.words, properties)).encode()).hexdigest()
+    said = (contexts, system.words, properties, system.interchangeable)
+    return hashlib.sha256(repr(said).encode()).hexdigest()

@@ -14,7 +14,7 @@ from smpmmu.engine.errors import ModelError
 from smpmmu.engine.explore import Search
 from smpmmu.engine.growth import grow, growth
 from smpmmu.engine.profiling import planned
-from smpmmu.engine.reduction import Reduction
+from smpmmu.engine.reduction import SYMMETRY, Reduction
 from smpmmu.engine.strategies import named
 from smpmmu.engine.stress import Herd
 
@@ -55,6 +55,17 @@ class Passes:
         self._walk(plain, walks)
         self.kernel = Kernel(plain.system, packed=plain.layout.packed, after=plain)
         self._start()
+
+    @property
+    def reductions(self) -> tuple[str, ...]:
+        """The kinds in use."""
+        used = self.reduction.kinds - ({SYMMETRY} if not self.reduction.symmetry.on else set())
+        return tuple(sorted(used))
+
+    @property
+    def refused(self) -> str:
+        """Why not all kinds are that could be, or ""."""
+        return self.reduction.symmetry.refused
 
     def _start(self) -> None:
         seen = [name for name, reached in self._reached.items() if reached]

@@ -1,4 +1,4 @@
-"""Reduction: fewer states to the same verdict. Partial order, and words that nobody reads again.
+"""Reduction: fewer states to the same verdict. Partial order, dead words, and symmetry.
 
 *Partial order.* Where the pending action of one context commutes with all that any other may do
 before it, it alone is taken (a persistent set of one), at once if it follows the context's own
@@ -8,7 +8,10 @@ back are looked at in each machine.
 *Dead words.* A word that no context can read any more, from where they all stand, and no property
 reads, is put back to its first value, so that states that differ in it alone are one.
 
-Both rest on automata as far as they are compiled. `settle` looks again at the end: if what was
+*Symmetry.* Of states that differ only in which of several interchangeable vCPUs did what, one is
+followed (`engine/symmetry.py`).
+
+All rest on automata as far as they are compiled. `settle` looks again at the end: if what was
 compiled since takes back a decision that was relied on, the search is to be repeated. This module
 must not know about frontiers or verdicts.
 """
@@ -25,6 +28,7 @@ from smpmmu.engine.candidates import Maker, Tables, footprint
 from smpmmu.engine.clashes import Candidate, Guard
 from smpmmu.engine.dead_words import DeadWords, members
 from smpmmu.engine.steps import Wait, enabled
+from smpmmu.engine.symmetry import Symmetry
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -38,9 +42,10 @@ if TYPE_CHECKING:
     from smpmmu.engine.moved import Moved
     from smpmmu.engine.reading import Block, Rows
     from smpmmu.engine.steps import Column, Mask, Word
+    from smpmmu.engine.successors import Successors
 
-PARTIAL_ORDER, DEAD_WORDS = "partial order", "dead words"
-REDUCTIONS = (PARTIAL_ORDER, DEAD_WORDS)
+PARTIAL_ORDER, DEAD_WORDS, SYMMETRY = "partial order", "dead words", "symmetry"
+REDUCTIONS = (PARTIAL_ORDER, DEAD_WORDS, SYMMETRY)
 
 STALE = 0.2
 """Share of ways compiled since the tables were made at which they are made anew."""
@@ -54,6 +59,7 @@ class Reduction:
     Attributes:
         kinds: which reductions are in use.
         valid: nothing that was relied on has been taken back.
+        symmetry: of what is declared to be interchangeable; used if that is so.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class Reduction:
         self.kernel = kernel
         self.kinds = frozenset(kinds)
         self.valid = True
+        self.symmetry = Symmetry(kernel, wanted=SYMMETRY in self.kinds)
         self._maker = Maker(kernel, reached)
         self._words = DeadWords(kernel, self._maker)
         self._plain: list[Mask] = []
@@ -109,6 +116,12 @@ class Reduction:
         """Whether tables are to be made anew before so many machines more."""
         grown = self.edges - self.tables.edges
         return grown > STALE * self.tables.edges or bool(grown and self._since + states > REFRESH)
+
+    def images(self, block: Block, successors: Successors) -> Column | None:
+        """Return the keys of the successors of `block`, or None if these are their fingerprints."""
+        before, found = self.symmetry.on, self.symmetry.images(block, successors)
+        self.valid &= before is self.symmetry.on  # else what was left out may be another state
+        return found
 
     # Choosing what to take alone.
 

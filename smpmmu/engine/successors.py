@@ -50,6 +50,7 @@ class Successors:
             each of some parts where it begins and, per lane, a column or an int.
         bugs: (property, begin, end) of successors in which a program met a bug.
         actions: (successors,) uint16, how many actions the move is, or None if it is one in each.
+        images: (successors,) uint64, what they are told apart by, or None if by their fingerprints.
     """
 
     rows: Rows
@@ -59,9 +60,15 @@ class Successors:
     changes: Lanes | list[tuple[int, list[Column | int | Later]]]
     bugs: list[tuple[str, int, int]]
     actions: NDArray[np.uint16] | None = None
+    images: Column | None = None
 
     def __len__(self) -> int:
         return int(self.fps.shape[0])
+
+    @property
+    def keys(self) -> Column:
+        """What successors are told apart by, (successors,) uint64."""
+        return self.fps if self.images is None else self.images
 
     def made(self, lanes: Lanes, chosen: Rows | None = None) -> Lanes:
         """Return some successors, rising (None: all), of the machines `lanes`; (lanes, n)."""
@@ -175,7 +182,7 @@ def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -
         bug = kernel.automata[emission.context].positions[emission.after].bug
         if bug:
             bugs.append((bug, low, high))
-    return Successors(
+    found = Successors(
         np.concatenate([e.rows for e in emissions] or [np.zeros(0, dtype=np.intp)]),
         np.repeat(np.array([e.context for e in emissions], dtype=np.uint8), sizes),
         np.repeat(np.array([e.progress for e in emissions], dtype=np.bool_), sizes),
@@ -184,6 +191,9 @@ def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -
         bugs,
         actions,
     )
+    if reduction is not None:
+        found.images = reduction.images(block, found)
+    return found
 
 
 def recalled(kernel: Kernel, block: Block, found: list[Found]) -> Successors:

@@ -68,16 +68,56 @@ QUIESCENCE_STAYS_REACHABLE = "quiescence_stays_reachable"
 
 
 @dataclass(frozen=True, slots=True)
+class Interchangeable:
+    """A claim, to be verified by whoever uses it: these may be exchanged, and nothing changes.
+
+    Attributes:
+        members: of each its vCPUs, in corresponding order; none where pages are exchanged.
+        bits: words of which some bits name members, and for each member its bits.
+        values: words of which some values name members, and for each member its values.
+    """
+
+    members: tuple[tuple[str, ...], ...]
+    bits: tuple[tuple[Word, tuple[tuple[int, ...], ...]], ...] = ()
+    values: tuple[tuple[Word, tuple[tuple[int, ...], ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check("members", self.members, len(self.members))
+        for what, words in (("bits", self.bits), ("values", self.values)):
+            for word, named in words:
+                self._check(f"{what} of {word.name!r}", named, len(self.members))
+                most = word.mask if what == "values" else word.width - 1
+                if any(not 0 <= item <= most for part in named for item in part):
+                    msg = f"word {word.name!r} has {word.width} bits; not all {what} of {named} fit"
+                    raise ModelError(msg)
+
+    def _check(self, what: str, parts: tuple[tuple[object, ...], ...], count: int) -> None:
+        flat = [item for part in parts for item in part]
+        if count < 2 or len(parts) != count or len({len(part) for part in parts}) != 1:
+            msg = f"what is interchangeable has two or more members alike; {what} are {parts}"
+            raise ModelError(msg)
+        if len(set(flat)) != len(flat):
+            msg = f"what is interchangeable has nothing in common; {what} are {parts}"
+            raise ModelError(msg)
+
+
+@dataclass(frozen=True, slots=True)
 class System:
-    """Contexts in the order that breaks ties, and the properties in order of importance."""
+    """Contexts in the order that breaks ties, and the properties in order of importance.
+
+    Attributes:
+        interchangeable: what may be exchanged, as far as that is declared.
+    """
 
     contexts: tuple[Context, ...]
     properties: tuple[Property, ...] = ()
     words: tuple[Word, ...] = ()
+    interchangeable: tuple[Interchangeable, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_names()
         self._check_contexts()
+        self._check_interchangeable()
 
     def _check_names(self) -> None:
         names = [c.name for c in self.contexts] + [p.name for p in self.properties]
@@ -110,6 +150,19 @@ class System:
             if mains.count(cpu) > 1:
                 msg = f"vCPU {cpu!r} has two main programs"
                 raise ModelError(msg)
+
+    def _check_interchangeable(self) -> None:
+        names = {c.name for c in self.contexts}
+        bits = {word.name for declared in self.interchangeable for word, _ in declared.bits}
+        for declared in self.interchangeable:
+            for word, _ in declared.values:
+                if word.name in bits:
+                    msg = f"word {word.name!r} names members by bits and by values"
+                    raise ModelError(msg)
+            for cpu in (cpu for member in declared.members for cpu in member):
+                if not any(name == cpu or name.startswith(f"{cpu}.") for name in names):
+                    msg = f"{cpu} is to be interchangeable, and there is no such vCPU"
+                    raise ModelError(msg)
 
     @property
     def terminates(self) -> bool:

@@ -98,6 +98,7 @@ class Exploration:
         peak_nbytes: the most that the search's own arrays took, the frontier included.
         expanded: states whose successors are all known, while it goes on.
         reductions: what left out states that make no difference; the counts are of what is left.
+        refused: why what is declared to be interchangeable was not reduced by symmetry, or "".
     """
 
     verdict: Verdict
@@ -113,6 +114,7 @@ class Exploration:
     peak_nbytes: int = 0
     expanded: int = 0
     reductions: tuple[str, ...] = ()
+    refused: str = ""
 
     @property
     def collision_bound(self) -> float:

@@ -89,6 +89,7 @@ class Row:
     defined: Place | None = None
     reductions: tuple[str, ...] = ()
     evictor_reductions: tuple[str, ...] = ()
+    refused: str = ""
 
     @property
     def violated(self) -> str:
@@ -164,6 +165,7 @@ class Row:
             else None,
             "engine": self.engine,
             "reductions": list(self.reductions),
+            "symmetry_refused": self.refused or None,
         }
 
 
@@ -215,6 +217,7 @@ def row(
         columns,
         reductions=found.reductions,
         evictor_reductions=second.reductions if second else (),
+        refused=found.refused or (second.refused if second else ""),
     )
 
 

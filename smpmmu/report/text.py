@@ -133,6 +133,8 @@ def answer(row: Row, page: Page) -> None:
     for broken in row.broken:
         _violation(row, broken, page)
     page.line(counts(row), indent=2)
+    if row.refused:
+        page.line(f"not reduced by symmetry: {row.refused}", indent=2)
     if row.verdict == "HOLDS":
         backing = (
             f"backed by {row.live_runs} random runs on live vCPUs that agree step by step"

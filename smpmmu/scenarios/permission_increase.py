@@ -24,6 +24,7 @@ from smpmmu.engine.local import call
 from smpmmu.engine.routines import AGAIN, Again, retry
 from smpmmu.kernel.fault import Fault, handle_pte_fault
 from smpmmu.kernel.mm import VmAreaStruct
+from smpmmu.kernel.smp import cpumask_of
 from smpmmu.machine.entries import PAGE_DIRTY
 from smpmmu.machine.memory import NON_PAE, VERSION_SHIFT, Paging
 from smpmmu.machine.walker import NO_ACCESS_TO_FREED_FRAME, Access, user_write
@@ -100,6 +101,8 @@ def permission_increase(
     setup.cpu(1, call(write_and_handle_faults, cpu1, vma, Flush.UNDER_PTL))
     for cpu in rest:
         setup.cpu(cpu.number, call(unmap, cpu, vma))
+    if flush is Flush.UNDER_PTL and not unmapped:  # whoever unmaps sends to both, one by one
+        setup.symmetric(0, 1, bits=(mm.cpu_vm_mask, cpumask_of(mm)))
     page = value(cpu0.memory.page(page_of(paging))) >> VERSION_SHIFT
     pte = value(cpu0.memory.table(TABLE, 1))
     if not unmapped:

@@ -120,6 +120,8 @@ def pte_alloc_race(
         setup.cpu(cpu.number, call(touch, cpu))
     if short:
         install_shortage(setup)
+    else:  # what takes the memory is hardware of cpu0
+        setup.symmetric(0, 1)
     demand_normal_when_free(setup, cpus[0], REUSABLE)
     linked = value(guest.table(pd, 0))
     first, second = (free(cpus[0], frame) for frame in REUSABLE)

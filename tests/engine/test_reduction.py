@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from smpmmu.engine.system import Property
 
 ALL_KINDS = ((PARTIAL_ORDER,), (DEAD_WORDS,), REDUCTIONS)
+WITHOUT_SYMMETRY = (DEAD_WORDS, PARTIAL_ORDER)
 MOST = 1_500
 
 
@@ -115,7 +116,7 @@ def test_the_answer_is_the_plain_one_where_something_is_violated(system: System)
     assert found.violations == plain.violations
     if plain.verdict is Verdict.HOLDS:
         assert found.reached == plain.reached
-        assert found.reductions == tuple(sorted(REDUCTIONS))
+        assert found.reductions == WITHOUT_SYMMETRY
         assert not found.exact
 
 
@@ -314,7 +315,7 @@ def test_a_reduced_search_goes_on_from_where_it_was_left() -> None:
         pass
     assert again.result is not None
     assert again.result.verdict is whole.verdict is Verdict.HOLDS
-    assert again.result.reductions == tuple(sorted(REDUCTIONS))
+    assert again.result.reductions == WITHOUT_SYMMETRY
 
 
 @pytest.mark.parametrize(("size", "plain"), [((3, 2, 1), 2_741), ((4, 2, 1), 45_182)])
