@@ -81,9 +81,9 @@ class Answer:
                     break
         if self._passes is not None:
             raised = yield from self._search_reduced(self._passes)
+            self.kernel.meet_all()  # what another kernel has compiled, also for live runs to come
             if raised is not None or self.search.found:
                 self.search = self._plain
-                self.kernel.meet_all()
                 yield from plain
                 if raised is not None and self._plain.stopped and not self._plain.found:
                     raise raised

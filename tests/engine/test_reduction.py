@@ -42,6 +42,7 @@ from smpmmu.engine.system import (
     sometimes,
 )
 from smpmmu.engine.verdict import Budget, Verdict
+from smpmmu.targets import one
 from tests.engine.programs import (
     BOX,
     LOCK,
@@ -58,6 +59,7 @@ from tests.engine.programs import (
 )
 from tests.engine.test_random_programs import systems
 from tests.reference import Reference
+from tests.shell import REPAIR
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -372,3 +374,22 @@ def test_a_guard_is_brought_nearer_only_from_the_other_side() -> None:
     assert access(store(LOCK, 1)).may_reach(taken, 1)
     assert not access(release(LOCK)).may_reach(taken, 1)
     assert Access(changes=1).may_reach(free, 1)
+
+
+def test_what_holds_by_a_reduced_search_can_be_run_on_the_plain_kernel() -> None:
+    """Runs that back it write words that only the reduced search has come to."""
+    question = Answer(one(REPAIR).system(), reductions=REDUCTIONS, reduce_from=5)
+    for _ in question.work():
+        pass
+    assert question.result is not None
+    assert question.result.verdict is Verdict.HOLDS
+    assert question.result.reductions
+    kernel = question.kernel
+    kernel.grown()
+    written = {
+        position.step.word.name
+        for automaton in kernel.automata
+        for position in automaton.positions
+        if position.step is not None and position.step.word is not None and position.step.writes
+    }
+    assert written <= {name for name, _, _ in kernel.layout.wanted}
