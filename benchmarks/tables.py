@@ -170,7 +170,7 @@ def print_page(page: Page, *, title: str, below: str) -> None:
         for row in group:
             table.add_row(*row)
         table.add_section()
-    console = Console(width=170)
+    console = Console(width=200)
     console.print(table)
     for note in page.notes:
         console.print(note, highlight=False)
