@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from smpmmu.engine.cheapest import states_along
 from smpmmu.engine.explore import Search
+from smpmmu.engine.layout import Grown
+from smpmmu.engine.successors import Expander
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.verdict import Budget
 
@@ -43,6 +45,8 @@ def out_of_reach(kernel: Kernel, start: Block) -> str:
     """
     if any(kernel.lookup(start, number, "bug").any() for number in range(len(kernel.automata))):
         return ""  # it has ended
+    if kernel.system.terminates and _progresses(kernel, start):
+        return ""  # such a state is never one of those (`engine/liveness.py`), and seldom near one
     search = Search(kernel, Budget(states=MOST_STATES), every=True, start=start)
     for _ in search.depths():
         pass
@@ -50,6 +54,14 @@ def out_of_reach(kernel: Kernel, start: Block) -> str:
         return ""
     names = [NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE][: 1 + kernel.system.terminates]
     return next((name for name in names if (search.hopeless(name) == start.fps[0]).any()), "")
+
+
+def _progresses(kernel: Kernel, start: Block) -> bool:
+    """Whether somebody can make a move that is never undone; False if that is not known yet."""
+    try:
+        return bool(Expander(kernel).successors(start).progress.any())
+    except Grown:
+        return False
 
 
 def out_of_reach_after(kernel: Kernel, choices: Sequence[str]) -> str:
