@@ -72,7 +72,7 @@ class Answer:
 
     def work(self) -> Iterator[int]:
         """Answer the question, yielding the depth reached after every block."""
-        plain = self.search.depths()
+        plain = self._plain.depths()
         if self._passes is None:
             for depth in plain:
                 yield depth
@@ -138,6 +138,7 @@ class Answer:
         if kept["passes"] is not None:
             self._passes = self._reduce(walks=0)
             self._passes.go_on(kept["passes"])
+            self.search = self._passes.search
 
     def so_far(self) -> Exploration:
         """Return what is covered up to now, as UNDECIDED."""
