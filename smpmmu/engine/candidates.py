@@ -77,6 +77,7 @@ class Maker:
         self._ends_seen = {name for p in seen for name in p.truth.contexts()}
         judged = [*seen, *system.scoped(Scope.QUIESCENCE)]
         self._judged = {w.name: w.mask for p in judged for w in p.truth.words()}
+        self._given: dict[Candidate, int] = {}  # a number is never another one's
         self.words: list[Word] = []
         self.numbers: dict[str, int] = {}
         self.always_live = 0
@@ -102,8 +103,11 @@ class Maker:
         relied: Collection[Candidate],
     ) -> Tables:
         """Return the tables, with a column for each candidate that was relied on, too."""
-        candidates = list(dict.fromkeys(relied))
-        numbers = {candidate: number for number, candidate in enumerate(candidates)}
+        candidates, numbers = list(self._given), self._given
+        for candidate in relied:
+            if candidate not in numbers:
+                numbers[candidate] = len(candidates)
+                candidates.append(candidate)
         choices: list[NDArray[np.int32]] = []
         guarded: list[NDArray[np.int32]] = []
         waits: list[dict[int, Step]] = []

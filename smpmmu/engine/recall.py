@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.candidates import Tables as Rules
     from smpmmu.engine.layout import Lanes
     from smpmmu.engine.reading import Block, Rows
     from smpmmu.engine.reduction import Reduction
@@ -49,7 +50,7 @@ class Outcome:
         keys: what to exclusive-or into the fingerprint.
         deltas: the same for each lane.
         progress: the move can never be undone by later moves of this context.
-        actions: how many it is, with those taken along.
+        path: the resting positions that it comes by, the first and the last included.
         seen: the bits that were looked at, of every column.
     """
 
@@ -57,7 +58,7 @@ class Outcome:
     keys: int
     deltas: list[int]
     progress: bool
-    actions: int
+    path: tuple[int, ...]
     seen: list[int]
 
 
@@ -129,7 +130,15 @@ class Memory:
     deltas: list[list[int]] = field(default_factory=list)
     progress: list[bool] = field(default_factory=list)
     actions: list[int] = field(default_factory=list)
+    paths: list[tuple[int, ...]] = field(default_factory=list)
     tables: Tables | None = None
+
+    def forget(self, rests: set[int]) -> None:
+        """Forget every outcome that came by one of these resting positions."""
+        if rests:
+            bad = np.array([not rests.isdisjoint(path) for path in self.paths], dtype=np.bool_)
+            kept = np.flatnonzero(~bad.take(self.which))
+            self.hashes, self.which = self.hashes.take(kept), self.which.take(kept)
 
 
 class Recall:
@@ -147,7 +156,8 @@ class Recall:
         self._changes = Changes(kernel.keys)
         self._worked_out = self._looked_up = self._salted = 0
         self._fields: object = None
-        self._rules: object = None
+        self._columns = 0
+        self._rules: Rules | None = None
         self._memories: list[Memory] = []
 
     def found(self, block: Block, masks: list[Mask | None]) -> list[Found]:
@@ -158,20 +168,27 @@ class Recall:
             ModelError: modelled code broke a rule.
         """
         reduction = self._reduction
-        fields, rules = self._kernel.layout.fields, reduction.tables
-        full = any(len(memory.after) > MOST for memory in self._memories)
-        if full or self._fields is not fields or self._rules is not rules:
-            self._fields, self._rules = fields, rules
-            self._forget()
+        self._agree(reduction.tables)
         others = reduction.read_by_others(block)
         return [
             self._by(block, context, mask, [*block.lanes, *reduction.clashing, *others[context]])
             for context, mask in enumerate(masks)
         ]
 
-    def _forget(self) -> None:
-        reduction = self._reduction
+    def _agree(self, rules: Rules) -> None:
+        """Forget what is wrong by now: all where columns are others, or what new tables change."""
+        reduction, fields = self._reduction, self._kernel.layout.fields
         columns = self._kernel.layout.lanes + reduction.clashing.shape[0] + reduction.word_lanes
+        full = any(len(memory.after) > MOST for memory in self._memories)
+        same = self._fields is fields and self._columns == columns and not full
+        if same and self._rules is not None and self._rules is not rules:
+            for context, memory in enumerate(self._memories):
+                memory.forget(_changed(self._rules, rules, context))
+        elif not same:
+            self._forget(columns)
+        self._fields, self._columns, self._rules = fields, columns, rules
+
+    def _forget(self, columns: int) -> None:
         self._memories = []
         for automaton in self._kernel.automata:
             rests = 2 * len(automaton.resting)
@@ -271,7 +288,8 @@ class Recall:
             memory.keys.append(outcome.keys)
             memory.deltas.append(outcome.deltas)
             memory.progress.append(outcome.progress)
-            memory.actions.append(outcome.actions)
+            memory.actions.append(len(outcome.path) - 1)
+            memory.paths.append(outcome.path)
         if learnt:
             every = np.concatenate([memory.hashes, hashes.take(learnt)])
             order = np.argsort(every)
@@ -286,7 +304,7 @@ class Recall:
         action = Action(self._kernel, self._changes, values, self._reduction.clashing.shape[0])
         automaton = self._kernel.automata[context]
         reduction = self._reduction
-        index, length = start, 0
+        index, length, at = start, 0, automaton.positions[start].rest
         via: list[int] = []
         while True:
             step = automaton.positions[index].step
@@ -295,7 +313,7 @@ class Recall:
             result = action.take(step)
             if result is None:
                 return Outcome(
-                    DISABLED, 0, action.deltas, progress=False, actions=0, seen=action.seen
+                    DISABLED, 0, action.deltas, progress=False, path=(at,), seen=action.seen
                 )
             index = self._kernel.follow(automaton, index, result)
             length += 1
@@ -306,10 +324,23 @@ class Recall:
             via.append(index)
             length = 0
         reduction.put_back(context, (start, *via), index, action)
-        before, rest = automaton.positions[start].rest, automaton.positions[index].rest
-        action.move(context, before, rest)
+        path = tuple(automaton.positions[each].rest for each in (start, *via, index))
+        action.move(context, at, path[-1])
         progress = automaton.progress(start, index)
-        return Outcome(index, action.keys, action.deltas, progress, 1 + len(via), action.seen)
+        return Outcome(index, action.keys, action.deltas, progress, path, action.seen)
+
+
+def _changed(before: Rules, after: Rules, context: int) -> set[int]:
+    """Return the resting positions of a context by which actions may now be other ones."""
+    known = before.choices[context].shape[0] - 1
+    other = np.zeros(known, dtype=np.bool_)
+    for old, new in ((before.choices, after.choices), (before.guarded, after.guarded)):
+        other |= old[context][:known] != new[context][:known]
+    changed = set(np.flatnonzero(other).tolist())
+    for sets, more in ((before.live, after.live), (before.written, after.written)):
+        both = zip(sets[context], more[context], strict=False)
+        changed |= {rest for rest, (old, new) in enumerate(both) if old != new}
+    return changed | set(range(known, after.choices[context].shape[0] - 1))
 
 
 def _hashes(memory: Memory, columns: list[Column], rows: Rows, at: Rows) -> Column:
