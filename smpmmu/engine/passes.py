@@ -52,8 +52,8 @@ class Passes:
         self._budget = budget
         self._reached = reached
         self._kinds = sorted(kinds)
-        self._walk(plain, walks)
-        self.kernel = Kernel(plain.system, packed=plain.layout.packed, after=plain)
+        self._walk(_like(plain), walks)
+        self.kernel = _like(plain)
         self._start()
 
     @property
@@ -72,8 +72,7 @@ class Passes:
         self.reduction = Reduction(self.kernel, self._kinds, seen)
         self.search = self._anew()
 
-    def _walk(self, plain: Kernel, walks: int) -> None:
-        kernel = Kernel(plain.system, packed=plain.layout.packed, after=plain)
+    def _walk(self, kernel: Kernel, walks: int) -> None:
         with contextlib.suppress(ModelError):  # the search will meet it, unless it stops before
             for strategy in STRATEGIES if walks else ():
                 (plan,) = planned(kernel, named(strategy))
@@ -135,3 +134,9 @@ class Passes:
         if kept["search"] is not None:
             self.reduction.go_on(kept["reduction"])
             self.search.go_on(kept["search"])
+
+
+def _like(plain: Kernel) -> Kernel:
+    """Return a kernel that has compiled what `plain` has, with a layout of its own."""
+    dropped = plain.automata[0].dropped
+    return Kernel(plain.system, packed=plain.layout.packed, dropped=dropped, after=plain)

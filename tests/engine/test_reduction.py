@@ -46,11 +46,13 @@ from smpmmu.targets import one
 from tests.engine.programs import (
     BOX,
     LOCK,
+    WHY,
     Op,
     X,
     Y,
     Z,
     counting,
+    daemon,
     hypothetically,
     irq,
     main,
@@ -65,11 +67,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from smpmmu.engine.program import Context
+    from smpmmu.engine.steps import Step
     from smpmmu.engine.system import Property
 
 ALL_KINDS = ((PARTIAL_ORDER,), (DEAD_WORDS,), REDUCTIONS)
 WITHOUT_SYMMETRY = (DEAD_WORDS, PARTIAL_ORDER)
 MOST = 1_500
+MINE, YOURS = Word("mine", 2), Word("yours", 2)
 
 
 def every_violation(system: System) -> Search:
@@ -84,9 +88,12 @@ def every_violation(system: System) -> Search:
     return search
 
 
-def reduced(system: System, kinds: Collection[str], walks: int = 0) -> Search:
+def reduced(
+    system: System, kinds: Collection[str], walks: int = 0, known: Kernel | None = None
+) -> Search:
     """Return the last pass of a reduced search for every violation."""
-    passes = Passes(Kernel(system), Budget(), kinds, {}, every=True, started=0.0, walks=walks)
+    known = known or Kernel(system)
+    passes = Passes(known, Budget(), kinds, {}, every=True, started=0.0, walks=walks)
     for _ in passes.depths():
         pass
     return passes.search
@@ -153,7 +160,6 @@ def of(*contexts: Context, holds: tuple[Property, ...] = ()) -> System:
     return System(contexts, holds)
 
 
-MINE, YOURS = Word("mine", 2), Word("yours", 2)
 BY_ITSELF = (store(MINE, 1), store(MINE, 2), load(MINE))
 APART = of(main("a", call(play, BY_ITSELF)), main("b", call(play, (store(YOURS, 1), load(YOURS)))))
 
@@ -252,6 +258,83 @@ def test_who_cannot_move_because_of_an_interrupt_is_found(system: System) -> Non
         assert {f.name for f in reduced(system, (PARTIAL_ORDER,), walks).found} == plain
 
 
+SEEN = always("y_is_never_1", value(Y) != 1)
+TELLS = main("b", call(play, (store(Y, 1),)))
+ROUND = call(play, (store(MINE, 1), store(MINE, 0)))
+
+
+def wakes(box: int, other: int) -> Op:
+    return Op("indivisible", (take(BOX, box), fetch_or(BOX, other)))
+
+
+RULES = {
+    "an end that a property sees": of(
+        main("a", call(play, (store(MINE, 1),))),
+        TELLS,
+        holds=(sometimes("before", (value(Y) == 1) & ~finished("a")),),
+    ),
+    "nothing happens after a bug": of(
+        *(main(f"a{n}", call(play, (store(own, n), load(own), Op("bug_on", number=n))))
+          for n, own in ((1, MINE), (2, YOURS))),
+    ),
+    "hardware never ends": of(daemon("hardware", ROUND), TELLS, holds=(SEEN,)),
+    "a cyclic program never ends": of(main("a", ROUND, cyclic=True), TELLS, holds=(SEEN,)),
+    "a retry may never end": of(
+        main("a", call(play, (Op("retry", number=0, word=MINE),))), TELLS, holds=(SEEN,)
+    ),
+    "an interrupt lands before interrupts go off": of(
+        main("a", call(play, (OFF, store(X, 1), ON))),
+        irq("a.irq", "a", call(play, (take(BOX, 1), load(X, 1), Op("bug_on", number=0)))),
+        RINGS,
+    ),
+    "a handler may leave pending what it waits for": of(
+        irq("idle.irq", "idle", call(play, (wait_until(BOX, 1),))),
+        main("b", call(play, (store(BOX, 1), store(Y, 1)))),
+        holds=(SEEN,),
+    ),
+    "a handler may leave a part of it pending": of(
+        irq("idle.irq", "idle", call(play, (replace(take(BOX), and_mask=~1),))),
+        main("b", call(play, (store(BOX, 2), store(Y, 1)))),
+        holds=(SEEN,),
+    ),
+    "handlers may wake each other for ever": of(
+        irq("idle.0", "idle0", call(play, (wakes(1, 2),))),
+        irq("idle.1", "idle1", call(play, (wakes(2, 1),))),
+        main("b", call(play, (fetch_or(BOX, 1), store(Y, 1)))),
+        holds=(SEEN,),
+    ),
+    "a wait that is over holds nobody back": of(
+        main("a", call(play, (store(MINE, 1), store(X, 1)))),
+        main("b", call(play, (wait_until(X, 0), store(YOURS, 1)))),
+    ),
+    "properties at rest read, too": of(
+        *(main(f"a{n}", call(play, (store(X, n),))) for n in (1, 2)),
+        holds=tuple(at_quiescence(f"not_{n}", value(X) != n) for n in (1, 2)),
+    ),
+    "a program reads what it wrote": of(
+        main("a", call(play, (store(X, 1), load(X), Op("bug_on", number=0)))), TELLS
+    ),
+    "a third one brings a wait nearer": of(
+        main("a", call(play, (store(X, 1),))),
+        main("b", call(play, (wait_until(X, 1), store(X, 2)))),
+        main("c", call(play, (store(X, 1), wait_until(X, 2)))),
+        holds=(at_quiescence("b_is_the_last", value(X) == 2),),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("system", RULES.values(), ids=RULES)
+def test_every_rule_is_needed(system: System) -> None:
+    plain = Search(Kernel(system), Budget(), every=True)
+    for _ in plain.depths():
+        pass
+    for kinds in ALL_KINDS:
+        for known in (plain.kernel, Kernel(system)):
+            found = reduced(system, kinds, known=known)
+            assert names(found) == names(plain)
+            assert found.reached == plain.reached
+
+
 def test_a_handler_that_surely_ends_holds_nobody_up() -> None:
     a = main("a", call(play, (acquire(LOCK), store(X, 1), store(Y, 1), release(LOCK))))
     handler = irq("a.irq", "a", call(play, (take(BOX, 1), store(MINE, 1), load(MINE))))
@@ -271,6 +354,14 @@ def test_a_sum_that_does_not_fit_is_told_though_it_is_taken_late() -> None:
         reduced(of(a, b), REDUCTIONS)
 
 
+def test_claims_stay_dropped() -> None:
+    torn = main("a", call(play, (Op("indivisible", (store(X, 1), store(X, 0))),)))
+    system = of(torn, main("b", call(play, BY_ITSELF)), holds=(always("never", value(X) == 0),))
+    assert not answer(system, reductions=REDUCTIONS, reduce_from=0).violations
+    dropped = answer(system, dropped=frozenset({WHY}), reductions=REDUCTIONS, reduce_from=0)
+    assert [v.name for v in dropped.violations] == ["never"]
+
+
 def test_an_error_beyond_the_shortest_violation_is_not_met() -> None:
     """Alone, the program comes to the error before the search comes to the violation."""
     counts = main("a", call(play, (store(MINE, 3), fetch_add(MINE, 1))))
@@ -282,16 +373,51 @@ def test_an_error_beyond_the_shortest_violation_is_not_met() -> None:
         answer(of(counts, slow), reductions=REDUCTIONS, reduce_from=0)
 
 
+def knows(system: System, *ways: tuple[int, int]) -> Kernel:
+    """Return a kernel that knows where 0 leads from some positions of some programs."""
+    kernel = Kernel(system)
+    for program, position in ways:
+        kernel.follow(kernel.automata[program], position, 0)
+    return kernel
+
+
+def one_action(*body: Step | Op) -> Context:
+    return main("b", call(play, (Op("indivisible", (load(Y), Op("if", body))),)))
+
+
+WRITES = main("a", call(play, (store(X, 1), store(Y, 1))))
+
+
 def test_a_violation_that_is_only_due_to_what_was_forgotten_is_not_told() -> None:
     """That X is read after Y becomes known when X has been forgotten."""
-    writes = main("a", call(play, (store(X, 1), store(Y, 1))))
-    reads = Op("indivisible", (load(Y), Op("if", (load(X), Op("bug_on", number=0)))))
-    system = of(writes, main("b", call(play, (reads,))))
-    known = Kernel(system)
-    for program, position in ((0, 0), (0, 1), (1, 0)):
-        known.follow(known.automata[program], position, 0)
+    system = of(WRITES, one_action(load(X), Op("bug_on", number=0)))
+    known = knows(system, (0, 0), (0, 1), (1, 0))
     passes = Passes(known, Budget(), (DEAD_WORDS,), {}, every=False, started=0.0, walks=0)
     assert not [depth for depth in passes.depths() if passes.search.found]
+
+
+def test_an_error_that_is_only_due_to_what_was_forgotten_is_not_raised() -> None:
+    system = of(WRITES, one_action(fetch_add(X, -1)))
+    known = knows(system, (0, 0), (0, 1), (1, 0))
+    assert not reduced(system, (DEAD_WORDS,), known=known).found
+
+
+def test_what_was_taken_alone_is_taken_back_when_others_turn_out_to_read_it() -> None:
+    reads = (load(Y), Op("if", (load(X), Op("bug_on", number=0))))
+    programs = ((store(X, 1),), reads, (store(Y, 1),))
+    system = of(*(main(f"a{n}", call(play, body)) for n, body in enumerate(programs)))
+    known = knows(system, (0, 0), (1, 0), (2, 0))
+    assert names(reduced(system, (PARTIAL_ORDER,), known=known)) == {"never_sees_0"}
+
+
+def test_what_was_taken_alone_is_taken_back_when_it_turns_out_to_be_a_bug() -> None:
+    waits = wait_until(X, 1)
+    programs = ((waits, load(X), Op("bug_on", number=1)),
+                (waits, load(YOURS), Op("bug_on", number=0)), (store(X, 1),))  # fmt: skip
+    system = of(*(main(f"a{n}", call(play, body)) for n, body in enumerate(programs)))
+    known = knows(system, (0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
+    both = {"never_sees_0", "never_sees_1"}
+    assert names(reduced(system, (PARTIAL_ORDER,), known=known)) == both
 
 
 def test_actions_that_are_taken_at_once_are_no_longer_action(
