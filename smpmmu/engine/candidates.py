@@ -164,15 +164,16 @@ class Maker:
         )
 
     def _self_limiting(self, action: Taking) -> bool:
-        """Whether a handler's only action takes away what it waited for, and wakes no handler."""
+        """Whether a handler's only action ends what it waited for, and wakes no handler.
+
+        All bits waited for become what the action makes them, whatever they were. If it was not
+        the end of the wait, then the action would bring it nearer, as it would another's.
+        """
         step = action.first
-        wait, word = step.wait, step.word
-        if wait is None or word is None or step.when is not None or step.add:
+        wait = step.wait
+        if wait is None or not wait.mask or step.when is not None or step.add:
             return False
-        fixed = ~step.and_mask & word.mask
-        if wait.mask & ~fixed or word.name in action.later:
-            return False
-        if (step.xor_mask & wait.mask == wait.value) is wait.equal:
+        if wait.mask & step.and_mask:
             return False
         for automaton in self.kernel.automata:
             if automaton.context.role is Role.IRQ:

@@ -112,13 +112,11 @@ class Taking:
         footprint: the words it accesses on any of its branches.
         outcomes: the resting positions that it leads to.
         first: its first step.
-        later: the words that it writes after its first step.
     """
 
     footprint: Footprint
     outcomes: list[int]
     first: Step
-    later: set[str]
 
 
 def taking(automaton: Automaton, start: int) -> Taking | None:
@@ -129,7 +127,6 @@ def taking(automaton: Automaton, start: int) -> Taking | None:
         return None
     footprint: Footprint = {}
     outcomes: list[int] = []
-    later: set[str] = set()
     seen, stack = {start}, [start]
     while stack:
         index = stack.pop()
@@ -138,15 +135,13 @@ def taking(automaton: Automaton, start: int) -> Taking | None:
         if step.word is not None:
             name, does = step.word.name, access(step)
             footprint[name] = footprint.get(name, NOTHING) | does
-            if index != start and does.writes:
-                later.add(name)
         for after in positions[index].following.values():
             if not positions[after].mid:
                 outcomes.append(after)
             elif after not in seen:
                 seen.add(after)
                 stack.append(after)
-    return Taking(footprint, outcomes, first, later)
+    return Taking(footprint, outcomes, first)
 
 
 def onwards(automaton: Automaton, local: Sequence[int], cut: Sequence[int]) -> list[int]:

@@ -20,6 +20,7 @@ from smpmmu.engine.passes import Passes
 from smpmmu.engine.recall import Recall
 from smpmmu.engine.reduction import DEAD_WORDS, PARTIAL_ORDER, REDUCTIONS
 from smpmmu.engine.steps import (
+    Step,
     Wait,
     Word,
     acquire,
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from smpmmu.engine.program import Context
-    from smpmmu.engine.steps import Step
     from smpmmu.engine.system import Property
 
 ALL_KINDS = ((PARTIAL_ORDER,), (DEAD_WORDS,), REDUCTIONS)
@@ -267,6 +267,11 @@ def wakes(box: int, other: int) -> Op:
     return Op("indivisible", (take(BOX, box), fetch_or(BOX, other)))
 
 
+def takes(what: Word, leaves: int) -> Step:
+    """Wait until a word is 1 and make it something else, or 1 again."""
+    return Step("take", what, wait=Wait(what.mask, 1), and_mask=0, xor_mask=leaves)
+
+
 RULES = {
     "an end that a property sees": of(
         main("a", call(play, (store(MINE, 1),))),
@@ -295,6 +300,11 @@ RULES = {
     "a handler may leave a part of it pending": of(
         irq("idle.irq", "idle", call(play, (replace(take(BOX), and_mask=~1),))),
         main("b", call(play, (store(BOX, 2), store(Y, 1)))),
+        holds=(SEEN,),
+    ),
+    "a handler may wake itself for ever": of(
+        irq("idle.irq", "idle", call(play, (takes(BOX, 1),))),
+        main("b", call(play, (store(BOX, 1), store(Y, 1)))),
         holds=(SEEN,),
     ),
     "handlers may wake each other for ever": of(
@@ -407,6 +417,15 @@ def test_what_was_taken_alone_is_taken_back_when_others_turn_out_to_read_it() ->
     programs = ((store(X, 1),), reads, (store(Y, 1),))
     system = of(*(main(f"a{n}", call(play, body)) for n, body in enumerate(programs)))
     known = knows(system, (0, 0), (1, 0), (2, 0))
+    assert names(reduced(system, (PARTIAL_ORDER,), known=known)) == {"never_sees_0"}
+
+
+def test_what_was_taken_alone_is_taken_back_when_it_turns_out_to_do_more() -> None:
+    waits = wait_until(X, 1)
+    more = Op("indivisible", (load(X), Op("if", (store(Y, 1),))))
+    programs = ((waits, more), (waits, load(Y), Op("bug_on", number=0)), (store(X, 1),))
+    system = of(*(main(f"a{n}", call(play, body)) for n, body in enumerate(programs)))
+    known = knows(system, (0, 0), (0, 1), (1, 0), (1, 1), (2, 0))
     assert names(reduced(system, (PARTIAL_ORDER,), known=known)) == {"never_sees_0"}
 
 
