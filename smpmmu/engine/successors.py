@@ -50,7 +50,7 @@ class Successors:
             each of some parts where it begins and, per lane, a column or an int.
         bugs: (property, begin, end) of successors in which a program met a bug.
         actions: (successors,) uint16, how many actions the move is, or None if it is one in each.
-        images: (successors,) uint64, what they are told apart by, or None if by their fingerprints.
+        images: (successors,) uint64, what they are told apart by; None: their fingerprints.
     """
 
     rows: Rows
@@ -67,7 +67,7 @@ class Successors:
 
     @property
     def keys(self) -> Column:
-        """What successors are told apart by, (successors,) uint64."""
+        """What they are told apart by, (successors,) uint64."""
         return self.fps if self.images is None else self.images
 
     def made(self, lanes: Lanes, chosen: Rows | None = None) -> Lanes:
@@ -113,12 +113,16 @@ class Expander:
             Grown: something was written for the first time; repack and call again.
             ModelError: modelled code broke a rule.
         """
-        if self._reduction is None and len(block) <= FEW:
-            return self._few.successors(block)
-        if self._reduction is None or self._recall is None or self._recall.slow:
-            return gathered(self._kernel, block, self._reduction)
-        masks = self._reduction.restrict(block, self._kernel.eligible(block))
-        return recalled(self._kernel, block, self._recall.found(block, masks))
+        if self._reduction is None:
+            few = len(block) <= FEW
+            return self._few.successors(block) if few else gathered(self._kernel, block)
+        if self._recall is None or self._recall.slow:
+            found = gathered(self._kernel, block, self._reduction)
+        else:
+            may = self._reduction.restrict(block, self._kernel.eligible(block))
+            found = recalled(self._kernel, block, self._recall.found(block, may))
+        found.images = self._reduction.images(block, found)
+        return found
 
     def ahead(self) -> Peek | None:
         """Return what finds successors before their turn; None where looking them up is quicker."""
@@ -129,8 +133,7 @@ class Expander:
 
     def peek(self, block: Block) -> Successors | None:
         """Return the successors without changing anything, or None where something must grow."""
-        peek = self.ahead()
-        return None if peek is None else peek.successors(block)
+        return None if (peek := self.ahead()) is None else peek.successors(block)
 
     def accepts(self, peek: Peek, states: int) -> bool:
         """Whether what was found ahead, of so many machines, would be found now; it counts then."""
@@ -182,7 +185,7 @@ def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -
         bug = kernel.automata[emission.context].positions[emission.after].bug
         if bug:
             bugs.append((bug, low, high))
-    found = Successors(
+    return Successors(
         np.concatenate([e.rows for e in emissions] or [np.zeros(0, dtype=np.intp)]),
         np.repeat(np.array([e.context for e in emissions], dtype=np.uint8), sizes),
         np.repeat(np.array([e.progress for e in emissions], dtype=np.bool_), sizes),
@@ -191,9 +194,6 @@ def gathered(kernel: Kernel, block: Block, reduction: Reduction | None = None) -
         bugs,
         actions,
     )
-    if reduction is not None:
-        found.images = reduction.images(block, found)
-    return found
 
 
 def recalled(kernel: Kernel, block: Block, found: list[Found]) -> Successors:
