@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import queue
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from smpmmu.engine.errors import ClusterError, SmpmmuError
@@ -133,7 +134,8 @@ class Cluster:
         if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("smpmmu"):
             msg = f"a worker at {self.address} has no smpmmu, or another one: {error}"
             raise ClusterError(msg) from None
-        assert error is not None
+        if error is None:  # its worker had died, and another one has done it since
+            return self._asked(future.result)
         raise error
 
     def _look(self) -> None:
@@ -153,7 +155,7 @@ class Cluster:
         """Ask the scheduler; that it does not answer is one error, whatever Dask calls it."""
         try:
             return what(*arguments, **options)
-        except (OSError, RuntimeError, TimeoutError) as error:
+        except (OSError, RuntimeError, TimeoutError, CancelledError) as error:
             raise self._lost() from error
 
     def _lost(self) -> ClusterError:

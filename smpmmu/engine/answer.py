@@ -141,8 +141,9 @@ class Answer:
             self.search = self._passes.search
 
     def so_far(self) -> Exploration:
-        """Return what is covered up to now, as UNDECIDED."""
-        return self._summary(Verdict.UNDECIDED, (), self.search.stopped or "interrupted")
+        """Return what is covered up to now, as UNDECIDED: by whichever search knows more states."""
+        most = max((self.search, self._plain), key=lambda search: search.states)
+        return self._summary(Verdict.UNDECIDED, (), self.search.stopped or "interrupted", most)
 
     def _conclude(self) -> Exploration:
         search = self.search
@@ -186,9 +187,13 @@ class Answer:
         return Counterexample(found.name, names, switches, fewest_switches=False, shortest=False)
 
     def _summary(
-        self, verdict: Verdict, violations: tuple[Counterexample, ...] = (), reason: str = ""
+        self,
+        verdict: Verdict,
+        violations: tuple[Counterexample, ...] = (),
+        reason: str = "",
+        search: Search | None = None,
     ) -> Exploration:
-        search, passes = self.search, self._passes
+        search, passes = search or self.search, self._passes
         return Exploration(
             verdict,
             violations,

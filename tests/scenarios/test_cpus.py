@@ -97,7 +97,8 @@ def test_stress_finds_the_defect_of_more_vcpus_and_replay_tells_it(shell: Shell)
     command = ("--cpus", "4", "--strategy", "surw")
     done = shell("stress", STORM, "--seeds", "0:2000", *command)
     assert done.status == 1, done.out
-    told = shell(*done.out.splitlines()[-2].split()[3:])
+    (command_again,) = [line for line in done.out.splitlines() if " smpmmu replay " in line]
+    told = shell(*command_again.split()[3:])
     assert told.status == 1
     assert "VIOLATED no_write_after_promise" in told.out
 
