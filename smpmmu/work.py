@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 Watch = Callable[[str, "Exploration"], None]
 
+PATIENCE = 5.0
+"""Seconds that workers which were ended may take to be gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -142,9 +145,12 @@ def spread(jobs: list[Job], processes: int) -> Iterator[Row]:
             yield from pool.map(alone, jobs)
         except BaseException:
             workers = list((getattr(pool, "_processes", None) or {}).values())
+            manager = getattr(pool, "_executor_manager_thread", None)
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in workers:
                 worker.terminate()
+            if manager is not None:  # else Python may write to what it closes as it ends
+                manager.join(PATIENCE)
             raise
 
 
