@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.local import Call, call
 from smpmmu.engine.program import Context, Role
+from smpmmu.engine.recall import Recall
 from smpmmu.engine.routines import (
     AGAIN,
     Again,
@@ -50,6 +51,12 @@ def hypothetically(examples: int) -> settings:
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
+
+
+class Never(Recall):
+    """Says from the beginning that looking up does not pay."""
+
+    slow = property(lambda self: True, lambda self, value: None)  # type: ignore[assignment]
 
 
 def main(name: str, *calls: Call, cyclic: bool = False) -> Context:

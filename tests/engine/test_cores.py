@@ -13,10 +13,10 @@ from smpmmu.engine import cores, frontier, successors
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.explore import Search
 from smpmmu.engine.growth import growth
-from smpmmu.engine.recall import Recall
 from smpmmu.engine.reduction import Reduction
 from smpmmu.engine.verdict import Budget
 from smpmmu.targets import one
+from tests.engine.programs import Never
 
 if TYPE_CHECKING:
     from smpmmu.engine.frontier import Frontier
@@ -35,12 +35,6 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frontier, "ROWS", 100)
     monkeypatch.setattr(cores, "LEAST", 1)
     monkeypatch.setattr(successors, "FEW", 10)
-
-
-class Never(Recall):
-    """Says from the beginning that looking up does not pay."""
-
-    slow = property(lambda self: True, lambda self, value: None)  # type: ignore[assignment]
 
 
 def searched(asked: System, many: int, *, reduced: bool = False) -> Search:

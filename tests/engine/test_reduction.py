@@ -17,7 +17,6 @@ from smpmmu.engine.expressions import finished, value
 from smpmmu.engine.footprints import Access, access
 from smpmmu.engine.local import call
 from smpmmu.engine.passes import Passes
-from smpmmu.engine.recall import Recall
 from smpmmu.engine.reduction import DEAD_WORDS, PARTIAL_ORDER, REDUCTIONS
 from smpmmu.engine.steps import (
     Step,
@@ -48,6 +47,7 @@ from tests.engine.programs import (
     BOX,
     LOCK,
     WHY,
+    Never,
     Op,
     X,
     Y,
@@ -127,12 +127,6 @@ def test_the_answer_is_the_plain_one_where_something_is_violated(system: System)
         assert found.reached == plain.reached
         assert found.reductions == WITHOUT_SYMMETRY
         assert not found.exact
-
-
-class Never(Recall):
-    """Says from the beginning that looking up does not pay."""
-
-    slow = property(lambda self: True, lambda self, value: None)  # type: ignore[assignment]
 
 
 @hypothetically(40)
