@@ -106,7 +106,7 @@ def test_what_spin_reduces_or_samples_is_not_compared(bench) -> None:
 def test_checkers_in_python_count_the_benchmark_model(bench, tool: str) -> None:
     peers = bench["peers"]
     if tool != "plain" and peers.python_with(tool) is None:
-        # Peers are the extra `bench`, and some need a newer Python: no test of ours depends on them.
+        # Peers are the extra `bench`, and some need a newer Python: no test of ours needs them.
         pytest.skip(f"{tool} is not installed")
     found = peers.run_python(tool, 3, 1, 2, "locked")
     assert (found.states, found.transitions, found.verdict) == (1_795, 3_274, "holds")

@@ -209,6 +209,7 @@ class Answer:
             search.expanded,
             () if search is self._plain or passes is None else passes.reductions,
             "" if passes is None else passes.refused,
+            search.worked_out,
         )
 
 

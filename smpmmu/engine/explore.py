@@ -235,6 +235,11 @@ class Search:
         self._visited.add(kept["visited"])
         self._judge.go_on(kept["reached"])
 
+    @property
+    def worked_out(self) -> int:
+        """How many values of bits that actions depend on were told apart by hashes."""
+        return self._expander.worked_out
+
     def saw(self, reached: dict[str, bool]) -> None:
         """Take for reached what another search of the same system has."""
         self._judge.go_on(reached)

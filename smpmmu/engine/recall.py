@@ -146,6 +146,7 @@ class Recall:
 
     Attributes:
         slow: too much had to be worked out; looking up does not pay in this system.
+        worked_out: values that were, each known by 64 bits from then on.
     """
 
     def __init__(self, kernel: Kernel, reduction: Reduction) -> None:
@@ -154,7 +155,7 @@ class Recall:
         self._reduction = reduction
         self.slow = False
         self._changes = Changes(kernel.keys)
-        self._worked_out = self._looked_up = self._salted = 0
+        self.worked_out = self._looked_up = self._salted = 0
         self._fields: object = None
         self._columns = 0
         self._rules: Rules | None = None
@@ -274,7 +275,7 @@ class Recall:
                 continue
             values = [int(column[row]) for column in columns]
             outcome = self._work_out(context, automaton.resting[rest], values)
-            self._worked_out += 1
+            self.worked_out += 1
             known = memory.masks[:, rest].tolist()
             if any(seen & ~mask for seen, mask in zip(outcome.seen, known, strict=True)):
                 both = [seen | mask for seen, mask in zip(outcome.seen, known, strict=True)]
@@ -296,8 +297,8 @@ class Recall:
             memory.hashes = every.take(order)
             memory.which = np.concatenate([memory.which, places]).take(order)
             memory.tables = None
-        enough = self._worked_out > SLOW_AFTER
-        self.slow = self.slow or (enough and self._worked_out > SLOW_SHARE * self._looked_up)
+        enough = self.worked_out > SLOW_AFTER
+        self.slow = self.slow or (enough and self.worked_out > SLOW_SHARE * self._looked_up)
 
     def _work_out(self, context: int, start: int, values: list[int]) -> Outcome:
         """Take the action that begins at position `start` in a machine of these columns."""

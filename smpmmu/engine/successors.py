@@ -124,6 +124,11 @@ class Expander:
         found.images = self._reduction.images(block, found)
         return found
 
+    @property
+    def worked_out(self) -> int:
+        """How many values are known by a hash of theirs alone."""
+        return 0 if self._recall is None else self._recall.worked_out
+
     def ahead(self) -> Peek | None:
         """Return what finds successors before their turn; None where looking them up is quicker."""
         if self._recall is not None and not self._recall.slow:

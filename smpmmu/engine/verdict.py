@@ -99,6 +99,7 @@ class Exploration:
         expanded: states whose successors are all known, while it goes on.
         reductions: what left out states that make no difference; the counts are of what is left.
         refused: why what is declared to be interchangeable was not reduced by symmetry, or "".
+        worked_out: values that actions depend on and that were told apart by a hash of 64 bits.
     """
 
     verdict: Verdict
@@ -115,11 +116,12 @@ class Exploration:
     expanded: int = 0
     reductions: tuple[str, ...] = ()
     refused: str = ""
+    worked_out: int = 0
 
     @property
     def collision_bound(self) -> float:
-        """A bound on the probability that two states shared a fingerprint: n^2 / 2^65."""
-        return 0.0 if self.exact else self.states**2 / 2**65
+        """A bound on the probability that two of n states, or values, shared a hash: n^2 / 2^65."""
+        return 0.0 if self.exact else (self.states**2 + self.worked_out**2) / 2**65
 
     @property
     def vacuous(self) -> tuple[str, ...]:
