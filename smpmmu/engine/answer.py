@@ -105,7 +105,7 @@ class Answer:
     def _large(self) -> bool:
         return self.search.states > self._reduce_from and not self.search.stopped
 
-    def _reduce(self, **how: int) -> Passes:
+    def _reduce(self, **how: bool) -> Passes:
         kinds, seen = self._reductions, self._plain.reached
         return Passes(
             self.kernel, self.budget, kinds, seen, every=self.every, started=self._started, **how
@@ -136,7 +136,7 @@ class Answer:
         grow(self.kernel, kept["growth"])
         self._plain.go_on(kept["search"])
         if kept["passes"] is not None:
-            self._passes = self._reduce(walks=0)
+            self._passes = self._reduce(scouts=False)
             self._passes.go_on(kept["passes"])
             self.search = self._passes.search
 
@@ -209,7 +209,7 @@ class Answer:
             search.expanded,
             () if search is self._plain or passes is None else passes.reductions,
             "" if passes is None else passes.refused,
-            search.worked_out,
+            search.expander.worked_out,
         )
 
 

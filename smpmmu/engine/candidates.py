@@ -46,6 +46,7 @@ class Tables:
         waits: for each context, by resting position, the step to be enabled.
         live: for each context, for each resting position, a bit for each word it may still read.
         written: for each context and resting position, the words that the action there writes.
+        hopeful: the clashes, and what is live, if nothing comes after steps not taken yet.
     """
 
     edges: int
@@ -56,6 +57,15 @@ class Tables:
     waits: list[dict[int, Step]]
     live: list[list[int]]
     written: list[list[int]]
+    hopeful: Hopes
+
+
+@dataclass(slots=True)
+class Hopes:
+    """What `Tables` has of the same names, if nothing comes after a step that nobody took yet."""
+
+    clashes: list[NDArray[np.uint64]]
+    live: list[list[int]]
 
 
 class Maker:
@@ -116,7 +126,7 @@ class Maker:
             with_guards = np.full(len(takings) + 1, -1, dtype=np.int32)
             mine: dict[int, Step] = {}
             for rest, action in enumerate(takings):
-                if action is None or not self.eligible(context, rest, action):
+                if action is None or not action.known or not self.eligible(context, rest, action):
                     continue
                 found = self._candidates(context, rest, action, bits)
                 for candidate, table in zip(found, (plain, with_guards), strict=False):
@@ -129,11 +139,17 @@ class Maker:
             choices.append(plain)
             guarded.append(with_guards)
             waits.append(mine)
-        clashes = Clashes(candidates, bits)
-        masks = [clashes.table(n, automaton) for n, automaton in enumerate(self.kernel.automata)]
-        live, written = self._lives(actions)
-        edges = sum(len(automaton.grown) for automaton in self.kernel.automata)
-        return Tables(edges, candidates, choices, guarded, masks, waits, live, written)
+        automata, clashes = self.kernel.automata, Clashes(candidates, bits)
+        masks = [clashes.table(n, automaton) for n, automaton in enumerate(automata)]
+        live = [self._live(automaton) for automaton in automata]
+        hopes = Hopes([*masks], [*live])
+        for number, automaton in enumerate(automata):
+            if any(p.step is not None and not p.following for p in automaton.positions):
+                hopes.clashes[number] = clashes.table(number, automaton, hopeful=True)
+                hopes.live[number] = self._live(automaton, hopeful=True)
+        written = self._written(actions)
+        edges = sum(len(automaton.grown) for automaton in automata)
+        return Tables(edges, candidates, choices, guarded, masks, waits, live, written, hopes)
 
     def eligible(self, context: int, rest: int, action: Taking) -> bool:
         """Whether the action at a position may be taken alone at all."""
@@ -272,23 +288,26 @@ class Maker:
             found[name] = (bits, step.wait.value)
         return {name: each for name, each in found.items() if each[0]}
 
-    def _lives(self, actions: list[list[Taking | None]]) -> tuple[list[list[int]], list[list[int]]]:
-        """Return, by context and resting position, what may yet be read, and what is written."""
-        lives, writes = [], []
-        for context, automaton in enumerate(self.kernel.automata):
-            local = []
-            for position in automaton.positions:
-                step = position.step
-                if step is not None and not position.following:
-                    local.append(ALL_WORDS)
-                elif step is None or step.word is None or not step.reads:
-                    local.append(0)
-                else:
-                    local.append(1 << self._number(step.word))
-            after = onwards(automaton, local, [0] * len(local))
-            lives.append([after[index] for index in automaton.resting])
+    def _live(self, automaton: Automaton, *, hopeful: bool = False) -> list[int]:
+        """Return, by resting position, a bit for each word that may yet be read."""
+        local = []
+        for position in automaton.positions:
+            step = position.step
+            if step is not None and not position.following and not hopeful:
+                local.append(ALL_WORDS)
+            elif step is None or step.word is None or not step.reads:
+                local.append(0)
+            else:
+                local.append(1 << self._number(step.word))
+        after = onwards(automaton, local, [0] * len(local))
+        return [after[index] for index in automaton.resting]
+
+    def _written(self, actions: list[list[Taking | None]]) -> list[list[int]]:
+        """Return, by context and resting position, a bit for each word that is written there."""
+        writes = []
+        for takings in actions:
             mine = []
-            for action in actions[context]:
+            for action in takings:
                 written = 0
                 for name, does in action.footprint.items() if action is not None else ():
                     if does.writes:
@@ -299,7 +318,7 @@ class Maker:
         for name in self._judged:
             if name in self.numbers:
                 self.always_live |= 1 << self.numbers[name]
-        return lives, writes
+        return writes
 
     def _number(self, word: Word) -> int:
         found = self.numbers.get(word.name)

@@ -96,21 +96,24 @@ class Clashes:
                 self._cuts[key] = self._cuts.get(key, 0) | 1 << number
                 self._guards.setdefault(guard.word.name, []).append((number, guard))
 
-    def table(self, context: int, automaton: Automaton) -> NDArray[np.uint64]:
+    def table(
+        self, context: int, automaton: Automaton, *, hopeful: bool = False
+    ) -> NDArray[np.uint64]:
         """Return (lanes, positions + 1): a bit for each candidate that clashes with what may come.
 
         Positions are the resting ones of `context`; the last column is for those not yet known.
+        Anything may come after a step that nobody has taken yet, or, if `hopeful`, nothing.
         """
         concerned = self._everyone & ~self._spared.get(context, 0)
         steps = [position.step for position in automaton.positions]
         known = [bool(position.following) for position in automaton.positions]
         local = [
-            self._of(step) & concerned if led else concerned * (step is not None)
+            self._of(step) & concerned if led or hopeful else concerned * (step is not None)
             for step, led in zip(steps, known, strict=True)
         ]
         waking = self._waking.get(context, 0)
         if waking:
-            holds = holding(automaton)
+            holds = holding(automaton, hopeful=hopeful)
             local = [bits | waking * held for bits, held in zip(local, holds, strict=True)]
         after = onwards(automaton, local, [self._held_back(step) for step in steps])
         masks = [*(after[index] for index in automaton.resting), concerned]

@@ -77,6 +77,7 @@ class Search:
         level_fps: per depth, the fingerprints of its states, while edges are kept.
         whole: all states, as long as they are few.
         exact: `whole` has them all.
+        expander: finds the successors.
     """
 
     def __init__(
@@ -93,8 +94,8 @@ class Search:
     ) -> None:
         """Search what `kernel` can reach, or what a `reduction` leaves of it.
 
-        With `every` go on after a violation; with `start` begin at that machine. Who is `helped`
-        has blocks expanded elsewhere than on this machine's cores.
+        With `every` go on after a violation; with `start` begin there. Who is `helped` has blocks
+        expanded elsewhere than on this machine's cores.
         """
         self.kernel = kernel
         self.budget = budget
@@ -111,7 +112,7 @@ class Search:
         self.level_fps: list[Column] = []
         self._keep_edges = keep_edges
         self._reduction = reduction
-        self._expander = Expander(kernel, reduction)
+        self.expander = Expander(kernel, reduction)
         self._judge = Judge(kernel)
         self._visited = Fingerprints()
         self._parents: list[Ids] = []
@@ -121,12 +122,11 @@ class Search:
         self._stuck = Stuck()
         self._dead: list[Column] = []
         self._room = Room(budget.room)
-        self._now = Level(kernel.layout, self._room)
-        self._next = Level(kernel.layout, self._room)
+        self._now, self._next = (Level(kernel.layout, self._room) for _ in range(2))
         self._at = 0  # the block of `_now` to expand next
         in_turn = reduction and reduction.symmetry.on  # what is compiled is verified at once
         cores = 1 if in_turn else budget.cores or processors()
-        self._ahead: Helper = helped(self) if helped else Ahead(self._expander, cores)
+        self._ahead: Helper = helped(self) if helped else Ahead(self.expander, cores)
         self._most = 0  # bytes worked with at once
         self._level: list[Column] = []
         self.whole: list[Frontier] = []
@@ -235,11 +235,6 @@ class Search:
         self._visited.add(kept["visited"])
         self._judge.go_on(kept["reached"])
 
-    @property
-    def worked_out(self) -> int:
-        """How many values of bits that actions depend on were told apart by hashes."""
-        return self._expander.worked_out
-
     def saw(self, reached: dict[str, bool]) -> None:
         """Take for reached what another search of the same system has."""
         self._judge.go_on(reached)
@@ -308,7 +303,7 @@ class Search:
         while known is None:
             part = self._now.block(self._at)
             try:
-                known = expanded(part, self._expander.successors(part.block))
+                known = expanded(part, self.expander.successors(part.block))
             except Grown:
                 self._repack()
         return known

@@ -112,11 +112,13 @@ class Taking:
         footprint: the words it accesses on any of its branches.
         outcomes: the resting positions that it leads to.
         first: its first step.
+        known: every step on the way has been taken at least once.
     """
 
     footprint: Footprint
     outcomes: list[int]
     first: Step
+    known: bool
 
 
 def taking(automaton: Automaton, start: int) -> Taking | None:
@@ -127,9 +129,11 @@ def taking(automaton: Automaton, start: int) -> Taking | None:
         return None
     footprint: Footprint = {}
     outcomes: list[int] = []
+    known = True
     seen, stack = {start}, [start]
     while stack:
         index = stack.pop()
+        known = known and bool(positions[index].following)
         step = positions[index].step
         assert step is not None
         if step.word is not None:
@@ -141,7 +145,7 @@ def taking(automaton: Automaton, start: int) -> Taking | None:
             elif after not in seen:
                 seen.add(after)
                 stack.append(after)
-    return Taking(footprint, outcomes, first)
+    return Taking(footprint, outcomes, first, known)
 
 
 def onwards(automaton: Automaton, local: Sequence[int], cut: Sequence[int]) -> list[int]:
@@ -167,14 +171,19 @@ def onwards(automaton: Automaton, local: Sequence[int], cut: Sequence[int]) -> l
     return found
 
 
-def holding(automaton: Automaton) -> list[bool]:
+def holding(automaton: Automaton, *, hopeful: bool = False) -> list[bool]:
     """Return, for every position, whether its step may hold up the others of the vCPU for long.
 
     That is: it leads to where some of them cannot move, and where this one may come to wait, or
-    go round, before they can again.
+    go round, before they can again. If `hopeful`, a step that nobody has taken yet does not.
     """
     positions, handler = automaton.positions, automaton.context.role is Role.IRQ
     passing = [p.step is None or (p.index == 0 if handler else p.open) for p in positions]
+    if hopeful:
+        for position in positions:
+            step = position.step
+            if step is not None and step.wait is None and not position.following:
+                passing[position.index] = True
     changed = True
     while changed:
         changed = False

@@ -1,7 +1,7 @@
 """A reduced search, repeated until nothing that it relied on has been taken back.
 
-A batch of random runs compiles most of the automata first, so that one pass mostly is enough. This
-module must not know how states are reduced, nor what is made of the answer.
+Scouts compile most of the automata first, so that one pass mostly is enough. This module must not
+know how states are reduced, nor what is made of the answer.
 """
 
 from __future__ import annotations
@@ -13,20 +13,13 @@ from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
 from smpmmu.engine.explore import Search
 from smpmmu.engine.growth import grow, growth
-from smpmmu.engine.profiling import planned
 from smpmmu.engine.reduction import SYMMETRY, Reduction
-from smpmmu.engine.strategies import named
-from smpmmu.engine.stress import Herd
+from smpmmu.engine.scouts import scout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from smpmmu.engine.verdict import Budget
-
-WALKS = 128
-STRATEGIES = ("uniform", "pct:2", "pct:4")
-LONGEST_WALK = 2_000
-"""Random runs that compile the automata, and where they are cut."""
 
 
 class Passes:
@@ -45,14 +38,16 @@ class Passes:
         *,
         every: bool,
         started: float,
-        walks: int = WALKS,
+        scouts: bool = True,
     ) -> None:
         """Reduce by `kinds` what `plain` explores; `reached` are the `sometimes` already seen."""
         self._every, self._started = every, started
         self._budget = budget
         self._reached = reached
         self._kinds = sorted(kinds)
-        self._walk(_like(plain), walks)
+        if scouts:
+            with contextlib.suppress(ModelError):  # the search will meet it, unless it stops before
+                scout(_like(plain))
         self.kernel = _like(plain)
         self._start()
 
@@ -71,14 +66,6 @@ class Passes:
         seen = [name for name, reached in self._reached.items() if reached]
         self.reduction = Reduction(self.kernel, self._kinds, seen)
         self.search = self._anew()
-
-    def _walk(self, kernel: Kernel, walks: int) -> None:
-        with contextlib.suppress(ModelError):  # the search will meet it, unless it stops before
-            for strategy in STRATEGIES if walks else ():
-                (plan,) = planned(kernel, named(strategy))
-                herd = Herd(kernel, range(walks), plan=plan, longest=LONGEST_WALK, keep=False)
-                for _ in herd.gallop():
-                    pass
 
     def _anew(self) -> Search:
         search = Search(
@@ -118,7 +105,7 @@ class Passes:
 
     def kept(self) -> dict[str, Any]:
         """Return all that is needed to go on from here, between two blocks."""
-        stands = self.reduction.settle()
+        stands = self.reduction.settle(hopeful=True)
         return {
             "growth": growth(self.kernel),
             "search": self.search.kept() if stands else None,

@@ -150,6 +150,20 @@ class Reader:
                 self._gate(block, stack, result)
         return result
 
+    def pending(self, block: Block, masks: list[Mask | None]) -> list[Mask | None]:
+        """Return `masks`, per context, without idle handlers that nobody waits for."""
+        narrowed = list(masks)
+        for number, mask in enumerate(masks):
+            if self.system.contexts[number].role is not Role.IRQ:
+                continue
+            step = self.automata[number].positions[0].step
+            assert step is not None
+            ready, rests = self.ready(block, step), self.rests(block, number)
+            if rests is not None:
+                ready |= rests != 0
+            narrowed[number] = ready if mask is None else ready & mask
+        return narrowed
+
     def _gate(self, block: Block, stack: list[int], result: list[Mask | None]) -> None:
         """Work out for one vCPU who may run: the handler on top, or who may interrupt it."""
         contexts = [self.system.contexts[number] for number in stack]

@@ -19,15 +19,14 @@ must not know about frontiers or verdicts.
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from smpmmu.engine.candidates import Maker, Tables, footprint
-from smpmmu.engine.clashes import Candidate, Guard
-from smpmmu.engine.dead_words import DeadWords, members
-from smpmmu.engine.steps import Wait, enabled
+from smpmmu.engine.candidates import Maker, Tables
+from smpmmu.engine.dead_words import DeadWords
+from smpmmu.engine.reliance import Reliance
+from smpmmu.engine.steps import enabled
 from smpmmu.engine.symmetry import Symmetry
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from smpmmu.engine.acting import Action
     from smpmmu.engine.batch import Emission, Kernel
-    from smpmmu.engine.footprints import Taking
     from smpmmu.engine.layout import Lanes
     from smpmmu.engine.moved import Moved
     from smpmmu.engine.reading import Block, Rows
@@ -49,6 +47,7 @@ REDUCTIONS = (PARTIAL_ORDER, DEAD_WORDS, SYMMETRY)
 
 STALE = 0.2
 """Share of ways compiled since the tables were made at which they are made anew."""
+BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 REFRESH = 1 << 17
 """Machines expanded since the tables were made before they are made anew."""
 
@@ -74,8 +73,7 @@ class Reduction:
         self._words = DeadWords(kernel, self._maker)
         self._plain: list[Mask] = []
         self._guarded: list[Mask] = []
-        self._relied: dict[tuple[int, int, Candidate], None] = {}
-        self._renewed: dict[Candidate, Candidate] = {}
+        self._reliance = Reliance()
         self._at: list[Rows | int] | None = None
         self._split = False
         self._since = 0
@@ -134,8 +132,9 @@ class Reduction:
             due = self._due(len(block))
             self._since += len(block)
             if due:
-                self.settle()
+                self.settle(hopeful=True)
         self._at, self._split = None, False
+        eligible = self.kernel.pending(block, eligible)
         self.clashing = np.zeros((self.tables.clashes[0].shape[0], len(block)), dtype=np.uint64)
         if PARTIAL_ORDER not in self.kinds or not self.tables.candidates:
             return eligible
@@ -143,19 +142,21 @@ class Reduction:
         at = self._where(block)
         self._split = True
         clashing = self.clashing
-        for number, here in enumerate(at):
-            for lane, table in enumerate(tables.clashes[number]):
-                clashing[lane] |= table[here]
+        for here, clashes in zip(at, tables.clashes, strict=True):
+            for lane, table in enumerate(clashes):
+                if table.any():
+                    clashing[lane] |= table[here] if isinstance(here, int) else table.take(here)
         free = np.ones(states, dtype=np.bool_)
         alone: list[Rows | None] = [None] * len(eligible)
         for number, let_go in enumerate(eligible):
-            choices = tables.choices[number][at[number]]
-            may = (choices >= 0) & free
-            if let_go is not None:
-                may &= let_go
+            here, choosable = at[number], tables.choices[number] >= 0
+            if not choosable.any():
+                continue
+            may = free if let_go is None else let_go & free
+            may = may & (choosable[here] if isinstance(here, int) else choosable.take(here))
             rows = np.flatnonzero(may)
             if rows.size:
-                chosen = self._commuting(block, number, rows, at[number], clashing)
+                chosen = self._commuting(block, number, rows, here, clashing)
                 free[chosen] = False
                 alone[number] = chosen
         if free.all():
@@ -174,7 +175,9 @@ class Reduction:
             self._at = []
             for context, choices in enumerate(self.tables.choices):
                 rests, last = self.kernel.rests(block, context), choices.shape[0] - 1
-                at = 0 if rests is None else np.minimum(rests.view(np.int64), last)
+                at = 0 if rests is None else rests.view(np.int64)
+                if rests is not None and len(self.kernel.automata[context].resting) > last:
+                    at = np.minimum(at, last)
                 self._at.append(at)
         return self._at
 
@@ -183,15 +186,16 @@ class Reduction:
     ) -> Rows:
         """Return those of `rows` in which the action of `context` can be taken alone."""
         tables = self.tables
-        here = np.full(rows.size, at) if isinstance(at, int) else at[rows]
-        fine = _clear(clashing, tables.choices[context][here], rows)
+        here = np.full(rows.size, at) if isinstance(at, int) else at.take(rows)
+        fine = _clear(clashing, tables.choices[context].take(here), rows)
         self._plain[context][here[fine]] = True
-        guarded = tables.guarded[context][here]
+        guarded = tables.guarded[context].take(here)
         others = np.flatnonzero(~fine & (guarded >= 0))
-        if others.size:
-            others = others[_clear(clashing, guarded[others], rows[others])]
-        for number in _present(guarded[others]):
-            part = others[guarded[others] == number]
+        guarded = guarded.take(others)
+        held_back = np.flatnonzero(_clear(clashing, guarded, rows.take(others)))
+        others, guarded = others.take(held_back), guarded.take(held_back)
+        for number in _present(guarded):
+            part = others[guarded == number]
             held = np.ones(part.size, dtype=np.bool_)
             for guard in tables.candidates[number].guards:
                 values = self.kernel.word(block, guard.word)
@@ -303,82 +307,58 @@ class Reduction:
 
     # Making the tables, and making them anew.
 
-    def settle(self) -> bool:
-        """Look at what was compiled since; return whether all that was relied on still stands."""
+    def settle(self, *, hopeful: bool = False) -> bool:
+        """Look at what was compiled since; return whether all that was relied on still stands.
+
+        Most of what a search meets is gone on from soon. While it goes on, what is relied on may
+        stand in the hope that nothing comes after a step that nobody has taken yet; at its end
+        anything may.
+        """
         self._since = 0
         if self.edges != self.tables.edges:
-            before = self.tables
-            self._remember()
+            self._note()
             self.tables = self._made()
-            self.valid = self.valid and self._stands(before)
+            self.valid = self.valid and self._reliance.stands(self.tables, self.tables.hopeful)
+        if not hopeful and self.valid:
+            self.valid = self._reliance.stands(self.tables, self.tables)
         return self.valid
 
-    def _remember(self) -> None:
+    def _note(self) -> None:
         """Note the candidates that were taken alone since the tables were made."""
         tables = self.tables
-        for masks, choices in ((self._plain, tables.choices), (self._guarded, tables.guarded)):
-            for context, mask in enumerate(masks):
-                for rest in np.flatnonzero(mask[:-1]).tolist():
-                    candidate = tables.candidates[choices[context][rest]]
-                    self._relied[context, rest, candidate] = None
+        alone = [
+            (context, rest, int(choices[context][rest]))
+            for masks, choices in ((self._plain, tables.choices), (self._guarded, tables.guarded))
+            for context, mask in enumerate(masks)
+            for rest in np.flatnonzero(mask[:-1]).tolist()
+        ]
+        self._reliance.note(alone, self._words.reset, tables)
 
     def kept(self) -> dict[str, Any]:
         """Return what a search relies on, just after `settle`."""
-        self._remember()
-        relied = [
-            [context, rest, [[g.word.name, g.bits, *_plainly(g.wait)] for g in candidate.guards]]
-            for context, rest, candidate in self._relied
-        ]
-        words = [word.name for word in self._maker.words]
-        return {"relied": relied, "reset": [words[n] for n in members(self._words.reset)]}
+        self._note()
+        return self._reliance.kept(self._maker)
 
     def go_on(self, kept: dict[str, Any]) -> None:
         """Rely on what another reduction kept, in a kernel that has grown as that one had."""
-        for context, rest, guards in kept["relied"]:
-            found = tuple(
-                Guard(self.kernel.known(name), Wait(mask, value, equal), bits)
-                for name, bits, mask, value, equal in guards
-            )
-            choice = int(self.tables.choices[context][rest])
-            like = self.tables.candidates[choice]
-            self._relied[context, rest, replace(like, guards=found)] = None
-        for name in kept["reset"]:
-            self._words.reset |= 1 << self._maker.numbers[name]
+        self._reliance.go_on(kept, self._maker, self.tables)
+        for word in self._reliance.dead:
+            self._words.reset |= 1 << word
         self.tables = self._made()
 
     def again(self) -> None:
         """Begin a search anew with today's tables."""
         self.settle()
         self.valid, self._words.reset = True, 0
-        self._relied.clear()
+        self._reliance = Reliance()
         for mask in (*self._plain, *self._guarded):
             mask[:] = False
-
-    def _stands(self, before: Tables) -> bool:
-        """Whether new tables allow all that was done by those `before`."""
-        after = self.tables
-        for old, new in zip(before.live, after.live, strict=True):
-            if any(o != n and n & ~o & self._words.reset for o, n in zip(old, new, strict=False)):
-                return False
-        return all(_no_more(before, after, old, new) for old, new in self._renewed.items())
-
-    def _renew(self, actions: list[list[Taking | None]], bits: dict[str, int]) -> None:
-        """Bring what was relied on up to date: an action may have more branches than were known."""
-        relied, self._relied, self._renewed = self._relied, {}, {}
-        for context, rest, candidate in relied:
-            action = actions[context][rest]
-            if action is None or not self._maker.eligible(context, rest, action):
-                self.valid = False
-                return
-            new = replace(candidate, footprint=footprint(action, bits))
-            self._relied[context, rest, new] = None
-            self._renewed[candidate] = new
 
     def _made(self) -> Tables:
         maker = self._maker
         actions, bits = maker.actions(), maker.bits()
-        self._renew(actions, bits)
-        tables = maker.tables(actions, bits, [candidate for _, _, candidate in self._relied])
+        self.valid = self._reliance.renew(maker, actions, bits) and self.valid
+        tables = maker.tables(actions, bits, self._reliance.clear)
         self._words.look_up(tables)
         self._plain = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
         self._guarded = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
@@ -387,25 +367,14 @@ class Reduction:
 
 def _clear(clashing: NDArray[np.uint64], numbers: NDArray[np.int32], rows: Rows) -> Mask:
     """Return where nothing clashes with the candidate of that number."""
-    bit = (numbers & 63).astype(np.uint64)
-    clear: Mask = clashing[numbers >> 6, rows] >> bit & np.uint64(1) == 0
+    lanes = numbers >> 6
+    clear = np.empty(rows.size, dtype=np.bool_)
+    for lane in _present(lanes):
+        part = slice(None) if (lanes == lane).all() else np.flatnonzero(lanes == lane)
+        bits = clashing[lane].take(rows[part])
+        bits &= BITS.take(numbers[part] & 63)
+        clear[part] = bits == 0
     return clear
-
-
-def _no_more(before: Tables, after: Tables, was_: Candidate, is_: Candidate) -> bool:
-    """Whether a candidate clashes, at the positions known `before`, with nothing new `after`."""
-    old, new = before.candidates.index(was_), after.candidates.index(is_)
-    for was, now in zip(before.clashes, after.clashes, strict=True):
-        known = was.shape[1] - 1
-        then = was[old >> 6, :known] >> np.uint64(old & 63) & np.uint64(1)
-        today = now[new >> 6, :known] >> np.uint64(new & 63) & np.uint64(1)
-        if (today > then).any():
-            return False
-    return True
-
-
-def _plainly(wait: Wait) -> tuple[int, int, bool]:
-    return wait.mask, wait.value, wait.equal
 
 
 def _present(numbers: NDArray[Any]) -> list[int]:

@@ -45,7 +45,7 @@ def searched(asked: System, many: int, *, reduced: bool = False) -> Search:
         pass
     if reduction is not None:
         reduction.settle()
-        relied = sorted((c, rest) for c, rest, _ in reduction._relied)
+        relied = sorted((c, rest) for c, rest, _ in reduction._reliance.alone)
         assert everything(search)  # also what it relies on must be the same
         search.level_fps.append(
             np.array([*sum(relied, ()), reduction._words.reset, reduction.valid])

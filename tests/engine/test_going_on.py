@@ -88,7 +88,7 @@ def test_a_budget_leaves_what_can_be_gone_on_with() -> None:
 
 def test_everything_that_changes_is_kept() -> None:
     """An attribute that a search changes on its way is one of `KEPT`, or one of these."""
-    apart = {"kernel", "budget", "stopped", "_visited", "_judge", "_expander", "_started"}
+    apart = {"kernel", "budget", "stopped", "_visited", "_judge", "expander", "_started"}
     apart |= {"_now", "_next", "_at", "_room", "_most", "_ahead"}
     search = Search(Kernel(one(NAMES[0]).system()), Budget(), every=True)
     before = {name: repr(copy.copy(value)) for name, value in vars(search).items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import assume, given
 
-from smpmmu.engine import automaton, successors
+from smpmmu.engine import automaton, frontier, reduction, successors
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
@@ -89,11 +89,15 @@ def every_violation(system: System) -> Search:
 
 
 def reduced(
-    system: System, kinds: Collection[str], walks: int = 0, known: Kernel | None = None
+    system: System,
+    kinds: Collection[str],
+    *,
+    scouts: bool = False,
+    known: Kernel | None = None,
 ) -> Search:
     """Return the last pass of a reduced search for every violation."""
     known = known or Kernel(system)
-    passes = Passes(known, Budget(), kinds, {}, every=True, started=0.0, walks=walks)
+    passes = Passes(known, Budget(), kinds, {}, every=True, started=0.0, scouts=scouts)
     for _ in passes.depths():
         pass
     return passes.search
@@ -133,19 +137,31 @@ def test_the_answer_is_the_plain_one_where_something_is_violated(system: System)
 @given(systems(bugs=True))
 def test_looking_up_finds_what_working_out_on_columns_does(system: System) -> None:
     every_violation(system)
-    looked_up = reduced(system, REDUCTIONS, walks=64)
+    looked_up = reduced(system, REDUCTIONS, scouts=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(successors, "Recall", Never)
-        worked_out = reduced(system, REDUCTIONS, walks=64)
+        worked_out = reduced(system, REDUCTIONS, scouts=True)
     for name in ("states", "transitions", "levels", "reached"):
         assert getattr(looked_up, name) == getattr(worked_out, name), name
     assert names(looked_up) == names(worked_out)
 
 
-def test_random_runs_beforehand_change_nothing_but_the_work() -> None:
+@hypothetically(60)
+@given(systems(bugs=True))
+def test_what_was_hoped_for_while_it_went_on_is_looked_at_again(system: System) -> None:
+    plain = every_violation(system)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reduction, "STALE", 0.0)  # tables are made anew whenever something is new
+        patch.setattr(frontier, "ROWS", 8)
+        found = reduced(system, REDUCTIONS)
+    assert names(found) == names(plain)
+    assert found.reached == plain.reached
+
+
+def test_scouts_change_nothing_but_the_work() -> None:
     held = of(main("a", call(play, (acquire(LOCK), store(X, 1), release(LOCK)))),
               main("b", call(play, (acquire(LOCK), load(X), release(LOCK)))))  # fmt: skip
-    known, unknown = (reduced(held, REDUCTIONS, walks=n) for n in (64, 0))
+    known, unknown = (reduced(held, REDUCTIONS, scouts=sent) for sent in (True, False))
     assert known.states < unknown.states
     assert not known.found + unknown.found
 
@@ -160,7 +176,7 @@ APART = of(main("a", call(play, BY_ITSELF)), main("b", call(play, (store(YOURS, 
 
 def test_programs_that_share_nothing_are_one_run() -> None:
     assert answer(APART).states == 12
-    found = reduced(APART, (PARTIAL_ORDER,), walks=8)
+    found = reduced(APART, (PARTIAL_ORDER,), scouts=True)
     assert found.states == 3, "each program is taken at once"
     assert found.transitions == 2
 
@@ -168,7 +184,7 @@ def test_programs_that_share_nothing_are_one_run() -> None:
 def test_a_word_that_is_not_read_again_makes_no_states() -> None:
     writers = [main(f"w{n}", call(play, (store(X, n),))) for n in (1, 2)]
     system = of(main("reader", call(play, (wait_until(X, 1),))), *writers)
-    assert reduced(system, (DEAD_WORDS,), walks=8).states < answer(system).states
+    assert reduced(system, (DEAD_WORDS,), scouts=True).states < answer(system).states
 
 
 def test_a_word_that_a_property_reads_never_dies() -> None:
@@ -248,8 +264,8 @@ STUCK = {
 def test_who_cannot_move_because_of_an_interrupt_is_found(system: System) -> None:
     plain = {v.name for v in answer(system, every=True).violations}
     assert plain
-    for walks in (0, 64):
-        assert {f.name for f in reduced(system, (PARTIAL_ORDER,), walks).found} == plain
+    for scouts in (False, True):
+        assert {f.name for f in reduced(system, (PARTIAL_ORDER,), scouts=scouts).found} == plain
 
 
 SEEN = always("y_is_never_1", value(Y) != 1)
@@ -347,7 +363,7 @@ def test_a_handler_that_surely_ends_holds_nobody_up() -> None:
     slow = of(a, replace(handler, calls=(call(play, (take(BOX, 1), wait_until(MINE, 0))),)), RINGS,
               c)  # fmt: skip
     assert not answer(quick).violations + answer(slow).violations
-    states = [reduced(system, (PARTIAL_ORDER,), 64).states for system in (quick, slow)]
+    states = [reduced(system, (PARTIAL_ORDER,), scouts=True).states for system in (quick, slow)]
     assert states[0] < states[1]
 
 
@@ -396,7 +412,7 @@ def test_a_violation_that_is_only_due_to_what_was_forgotten_is_not_told() -> Non
     """That X is read after Y becomes known when X has been forgotten."""
     system = of(WRITES, one_action(load(X), Op("bug_on", number=0)))
     known = knows(system, (0, 0), (0, 1), (1, 0))
-    passes = Passes(known, Budget(), (DEAD_WORDS,), {}, every=False, started=0.0, walks=0)
+    passes = Passes(known, Budget(), (DEAD_WORDS,), {}, every=False, started=0.0, scouts=False)
     assert not [depth for depth in passes.depths() if passes.search.found]
 
 
@@ -406,8 +422,13 @@ def test_an_error_that_is_only_due_to_what_was_forgotten_is_not_raised() -> None
     assert not reduced(system, (DEAD_WORDS,), known=known).found
 
 
-def test_what_was_taken_alone_is_taken_back_when_others_turn_out_to_read_it() -> None:
-    reads = (load(Y), Op("if", (load(X), Op("bug_on", number=0))))
+@pytest.mark.parametrize("before", [(), (load(Z),), (load(Z), load(MINE), load(YOURS))])
+@pytest.mark.parametrize("stale", [0.0, 0.2, 9.0])
+def test_what_was_taken_alone_is_taken_back_when_others_turn_out_to_read_it(
+    before: tuple[Step, ...], stale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reduction, "STALE", stale)
+    reads = (load(Y), Op("if", (*before, load(X), Op("bug_on", number=0))))
     programs = ((store(X, 1),), reads, (store(Y, 1),))
     system = of(*(main(f"a{n}", call(play, body)) for n, body in enumerate(programs)))
     known = knows(system, (0, 0), (1, 0), (2, 0))
@@ -438,7 +459,7 @@ def test_actions_that_are_taken_at_once_are_no_longer_action(
 ) -> None:
     monkeypatch.setattr(automaton, "LONGEST_ACTION", 5)
     many = of(main("a", counting("w", 12)))
-    assert reduced(many, (PARTIAL_ORDER,), 8).states == 2
+    assert reduced(many, (PARTIAL_ORDER,), scouts=True).states == 2
 
 
 def test_a_reduced_search_goes_on_from_where_it_was_left() -> None:
