@@ -16,7 +16,7 @@ from smpmmu.cluster.tasks import Order, code, expand_block
 from smpmmu.engine.cores import LEAST, Expanded
 from smpmmu.engine.errors import SmpmmuError
 from smpmmu.engine.growth import growth, identity
-from smpmmu.engine.successors import Successors
+from smpmmu.engine.moves import Successors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ from smpmmu.engine.growth import Growth, Numbering, grow, numbering
 from smpmmu.engine.live import in_trio
 from smpmmu.engine.program import Role
 from smpmmu.engine.reading import Block
-from smpmmu.engine.successors import Expander, Successors
+from smpmmu.engine.successors import Expander
 from smpmmu.engine.visited import first_of_each
 from smpmmu.stressing import Campaign, Part
 from smpmmu.work import Job, do_target
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.layout import Lanes
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.steps import Column, Mask
     from smpmmu.report.rows import Row
 

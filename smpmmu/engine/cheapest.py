@@ -19,7 +19,7 @@ from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.numbers import key_table
 from smpmmu.engine.reading import Block
-from smpmmu.engine.successors import Expander, Successors
+from smpmmu.engine.successors import Expander
 from smpmmu.engine.visited import Fingerprints, first_of_each
 from smpmmu.engine.walk import Cost
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from smpmmu.engine.batch import Kernel
     from smpmmu.engine.layout import Lanes
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.steps import Column
 
 ROWS = 1 << 15

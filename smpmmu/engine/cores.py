@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.frontier import Frontier, Level
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.steps import Column
-    from smpmmu.engine.successors import Expander, Peek, Successors
+    from smpmmu.engine.successors import Expander, Peek
 
 
 LEAST = 1 << 12

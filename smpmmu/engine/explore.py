@@ -19,9 +19,10 @@ from smpmmu.engine.frontier import Frontier, Level, Room, joined
 from smpmmu.engine.judge import Judge
 from smpmmu.engine.layout import Grown
 from smpmmu.engine.liveness import Stuck
+from smpmmu.engine.numbers import narrow
 from smpmmu.engine.program import Role
 from smpmmu.engine.reading import Block
-from smpmmu.engine.successors import Expander, Successors
+from smpmmu.engine.successors import Expander
 from smpmmu.engine.system import NO_DEADLOCK, QUIESCENCE_STAYS_REACHABLE
 from smpmmu.engine.visited import Fingerprints
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from smpmmu.engine.batch import Kernel
     from smpmmu.engine.cores import Expanded, Helper
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.reduction import Reduction
     from smpmmu.engine.steps import Column
     from smpmmu.engine.verdict import Budget
@@ -290,7 +292,7 @@ class Search:
         new = self._visited.add(found.distinct)
         chosen = np.sort(found.order[new])
         if self.edges is not None:
-            parents = _narrow(part.ids[successors.rows])
+            parents = narrow(part.ids[successors.rows])
             self.edges.append((parents, successors.contexts, successors.fps))
             if self.transitions > FEW_EDGES and not self._keep_edges:
                 self.edges, self.level_fps = None, []
@@ -319,7 +321,7 @@ class Search:
         rows = successors.rows.take(chosen)
         lanes = successors.made(parents.lanes, chosen)
         ids = np.arange(self.states, self.states + chosen.size)
-        self._parents.append(_narrow(parents.ids.take(rows)))
+        self._parents.append(narrow(parents.ids.take(rows)))
         self._agents.append(successors.contexts.take(chosen))
         self._ways_nbytes += self._parents[-1].nbytes + self._agents[-1].nbytes
         if successors.actions is not None:
@@ -444,7 +446,3 @@ class Search:
 
 
 _NONE = np.zeros(0, dtype=np.uint64)
-
-
-def _narrow(ids: NDArray[np.int64]) -> Ids:
-    return ids.astype(np.uint32 if not ids.size or ids.max() < 1 << 32 else np.uint64)

@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
     from smpmmu.engine.steps import Column
 
 GAMMA = 0x9E3779B97F4A7C15
@@ -87,3 +91,8 @@ def key_table(name: str, size: int) -> Column:
     keys = mix64_column(stream + steps)
     keys.flags.writeable = False
     return keys
+
+
+def narrow(ids: NDArray[np.int64]) -> NDArray[Any]:
+    """Return numbers that are not negative as uint32 while that is enough, else as uint64."""
+    return ids.astype(np.uint32 if not ids.size or ids.max() < 1 << 32 else np.uint64)

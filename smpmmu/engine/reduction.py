@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from smpmmu.engine.batch import Emission, Kernel
     from smpmmu.engine.layout import Lanes
     from smpmmu.engine.moved import Moved
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.reading import Block, Rows
     from smpmmu.engine.steps import Column, Mask, Word
-    from smpmmu.engine.successors import Successors
 
 PARTIAL_ORDER, DEAD_WORDS, SYMMETRY = "partial order", "dead words", "symmetry"
 REDUCTIONS = (PARTIAL_ORDER, DEAD_WORDS, SYMMETRY)

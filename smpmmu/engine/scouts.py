@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.reading import Rows
-    from smpmmu.engine.successors import Successors
 
 ALIKE = 2
 """Machines that go on for each position of each context, and for each of its ways there."""

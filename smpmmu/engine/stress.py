@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.batch import Emission, Kernel, Tap
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.steps import Mask
-    from smpmmu.engine.successors import Successors
     from smpmmu.engine.traces import Took
 
 LONGEST_RUN = 100_000

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from smpmmu.engine.batch import Kernel
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.steps import Column, Word
-    from smpmmu.engine.successors import Successors
     from smpmmu.engine.system import Interchangeable
 
     Renamed = tuple[Word, Change]

@@ -8,22 +8,25 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 
+from smpmmu.engine import few as few_machines
 from smpmmu.engine import successors
 from smpmmu.engine.answer import answer
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.closure import Collision
 from smpmmu.engine.errors import ModelError
+from smpmmu.engine.few import Few
 from smpmmu.engine.local import call
 from smpmmu.engine.reading import Block
 from smpmmu.engine.routines import indivisible
 from smpmmu.engine.steps import Step, Word, load, store
-from smpmmu.engine.successors import Few, Successors, gathered
+from smpmmu.engine.successors import gathered
 from smpmmu.engine.verdict import Verdict
 from tests.engine.programs import counting, hypothetically, main, system
 from tests.engine.test_random_programs import searched, systems
 
 if TYPE_CHECKING:
     from smpmmu.engine.explore import Search
+    from smpmmu.engine.moves import Successors
     from smpmmu.engine.system import System
 
 
@@ -76,7 +79,7 @@ def test_none_have_none() -> None:
 def test_forgetting_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = system(main("a", counting("a", 9)), main("b", counting("b", 9)))
     whole = answer(grid)
-    monkeypatch.setattr(successors, "MOST_OUTCOMES", 3)
+    monkeypatch.setattr(few_machines, "MOST_OUTCOMES", 3)
     assert answer(grid) == whole
 
 
@@ -117,6 +120,6 @@ def test_the_certificate_expands_in_columns(monkeypatch: pytest.MonkeyPatch) -> 
     def wrong(step: Step, value: int) -> int:
         return 3
 
-    monkeypatch.setattr(successors, "updated", wrong)
+    monkeypatch.setattr(few_machines, "updated", wrong)
     with pytest.raises(Collision):
         answer(asked)

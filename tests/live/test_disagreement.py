@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smpmmu.checking import explore
-from smpmmu.engine import answer, changes, judge, successors
+from smpmmu.engine import answer, changes, few, judge, successors
 from smpmmu.engine.automaton import Automaton
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import InternalError
@@ -87,7 +87,7 @@ def wrong_sum(monkeypatch: pytest.MonkeyPatch) -> None:
             return 1 if new == 2 else new
         return np.where(new == 2, np.uint64(1), new)
 
-    for module in (changes, successors):
+    for module in (changes, few):
         monkeypatch.setattr(module, "updated", wrong)
 
 
