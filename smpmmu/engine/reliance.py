@@ -44,14 +44,13 @@ class Reliance:
 
     def note(self, alone: Iterable[tuple[int, int, int]], reset: int, tables: Tables) -> None:
         """Rely on candidates, given by their numbers in `tables`, and on words in `reset`."""
-        numbers = set()
         for context, rest, number in alone:
             self.alone[context, rest, tables.candidates[number]] = None
-            numbers.add(number)
-        for number in sorted(numbers):
-            candidate = tables.candidates[number]
-            now = _clear(tables.clashes, number)
-            self.clear[candidate] = _either(self.clear.get(candidate), now)
+        relied = {candidate for _, _, candidate in self.alone}
+        for number, candidate in enumerate(tables.candidates):
+            if candidate in relied:  # if not now, from memory, where these tables say so
+                now = _clear(tables.clashes, number)
+                self.clear[candidate] = _either(self.clear.get(candidate), now)
         for word in members(reset):
             self.dead[word] = _either(self.dead.get(word), _dead(tables.live, word))
 
