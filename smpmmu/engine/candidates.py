@@ -88,6 +88,7 @@ class Maker:
         judged = [*seen, *system.scoped(Scope.QUIESCENCE)]
         self._judged = {w.name: w.mask for p in judged for w in p.truth.words()}
         self._given: dict[Candidate, int] = {}  # a number is never another one's
+        self._waits: list[list[Step]] = []
         self.words: list[Word] = []
         self.numbers: dict[str, int] = {}
         self.always_live = 0
@@ -118,6 +119,7 @@ class Maker:
             if candidate not in numbers:
                 numbers[candidate] = len(candidates)
                 candidates.append(candidate)
+        self._waits = [list(_waiting(automaton)) for automaton in self.kernel.automata]
         choices: list[NDArray[np.int32]] = []
         guarded: list[NDArray[np.int32]] = []
         waits: list[dict[int, Step]] = []
@@ -251,10 +253,10 @@ class Maker:
         """Yield waits of others that the candidate clashes with, and of the locks it holds."""
         seen: set[tuple[str, Wait]] = set()
         exclusive = self._exclusive(context, held)
-        for number, automaton in enumerate(self.kernel.automata):
+        for number in range(len(self.kernel.automata)):
             if number == context or number in behind:
                 continue
-            for step in _waiting(automaton):
+            for step in self._waits[number]:
                 assert step.word is not None
                 assert step.wait is not None
                 name, wait = step.word.name, step.wait
@@ -276,7 +278,7 @@ class Maker:
     def _exclusive(self, context: int, held: frozenset[str]) -> dict[str, tuple[int, int]]:
         """Return, of locks held for oneself, the bits that show it, and what they are when free."""
         found: dict[str, tuple[int, int]] = {}
-        for step in _waiting(self.kernel.automata[context]):
+        for step in self._waits[context]:
             assert step.word is not None
             assert step.wait is not None
             name = step.word.name

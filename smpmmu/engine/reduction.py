@@ -42,12 +42,13 @@ if TYPE_CHECKING:
     from smpmmu.engine.reading import Block, Rows
     from smpmmu.engine.steps import Column, Mask, Word
 
+    Masks = tuple[int, Column, Column]
+
 PARTIAL_ORDER, DEAD_WORDS, SYMMETRY = "partial order", "dead words", "symmetry"
 REDUCTIONS = (PARTIAL_ORDER, DEAD_WORDS, SYMMETRY)
 
 STALE = 0.2
 """Share of ways compiled since the tables were made at which they are made anew."""
-BITS = np.uint64(1) << np.arange(64, dtype=np.uint64)
 REFRESH = 1 << 17
 """Machines expanded since the tables were made before they are made anew."""
 
@@ -187,13 +188,16 @@ class Reduction:
         """Return those of `rows` in which the action of `context` can be taken alone."""
         tables = self.tables
         here = np.full(rows.size, at) if isinstance(at, int) else at.take(rows)
-        fine = _clear(clashing, tables.choices[context].take(here), rows)
+        clashes, guarded_clashes = np.zeros((2, rows.size), dtype=np.uint64)
+        for lane, plain, with_guards in self._masks[context]:
+            bits = clashing[lane].take(rows)
+            clashes |= bits & plain.take(here)
+            guarded_clashes |= bits & with_guards.take(here)
+        fine = clashes == 0
         self._plain[context][here[fine]] = True
-        guarded = tables.guarded[context].take(here)
-        others = np.flatnonzero(~fine & (guarded >= 0))
-        guarded = guarded.take(others)
-        held_back = np.flatnonzero(_clear(clashing, guarded, rows.take(others)))
-        others, guarded = others.take(held_back), guarded.take(held_back)
+        others = np.flatnonzero(~fine & (guarded_clashes == 0))
+        guarded = tables.guarded[context].take(here.take(others))
+        others, guarded = others[guarded >= 0], guarded[guarded >= 0]
         for number in _present(guarded):
             part = others[guarded == number]
             held = np.ones(part.size, dtype=np.bool_)
@@ -203,15 +207,16 @@ class Reduction:
                 held &= guard.holds_back(column)
             fine[part[held]] = True
             self._guarded[context][here[part[held]]] = True
-        waits = tables.waits[context]
+        chosen = np.flatnonzero(fine)
+        rows, here = rows.take(chosen), here.take(chosen)
+        able, waits = np.ones(rows.size, dtype=np.bool_), tables.waits[context]
         for rest in waits.keys() & set(_present(here)):
-            part = np.flatnonzero(fine & (here == rest))
-            step = waits[rest]
+            part, step = np.flatnonzero(here == rest), waits[rest]
             assert step.word is not None
             values = self.kernel.word(block, step.word)
-            able = enabled(step, values if isinstance(values, int) else values[rows[part]])
-            fine[part] = able
-        return rows[fine]
+            able[part] = enabled(step, values if isinstance(values, int) else values[rows[part]])
+        taken: Rows = rows[able]
+        return taken
 
     def split(
         self, block: Block, context: int, after: int, moved: Moved
@@ -362,19 +367,19 @@ class Reduction:
         self._words.look_up(tables)
         self._plain = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
         self._guarded = [np.zeros(c.shape[0], dtype=np.bool_) for c in tables.choices]
+        self._masks = [_masks(*both) for both in zip(tables.choices, tables.guarded, strict=True)]
         return tables
 
 
-def _clear(clashing: NDArray[np.uint64], numbers: NDArray[np.int32], rows: Rows) -> Mask:
-    """Return where nothing clashes with the candidate of that number."""
-    lanes = numbers >> 6
-    clear = np.empty(rows.size, dtype=np.bool_)
-    for lane in _present(lanes):
-        part = slice(None) if (lanes == lane).all() else np.flatnonzero(lanes == lane)
-        bits = clashing[lane].take(rows[part])
-        bits &= BITS.take(numbers[part] & 63)
-        clear[part] = bits == 0
-    return clear
+def _masks(choices: NDArray[np.int32], guarded: NDArray[np.int32]) -> list[Masks]:
+    """Return, for each lane of clashes in question, the bits to look at for each position."""
+    used = {number >> 6 for number in (*choices.tolist(), *guarded.tolist()) if number >= 0}
+    return [(lane, _bits(choices, lane), _bits(guarded, lane)) for lane in sorted(used)]
+
+
+def _bits(numbers: NDArray[np.int32], lane: int) -> Column:
+    here = (numbers >= 0) & (numbers >> 6 == lane)
+    return np.where(here, np.uint64(1) << (numbers & 63).astype(np.uint64), np.uint64(0))
 
 
 def _present(numbers: NDArray[Any]) -> list[int]:

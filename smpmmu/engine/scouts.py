@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ALIKE = 2
 """Machines that go on for each position of each context, and for each of its ways there."""
-OTHERS = 256
+OTHERS = 64
 """Machines that go on whatever they are: those of the lowest fingerprints."""
 FRUITLESS = 64
 """Depths in a row at which nothing new was compiled, after which no more will be."""
