@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from smpmmu.engine.steps import Column
     from smpmmu.engine.verdict import Budget
 
-    Ids = NDArray[Any]  # (n,) uint32 while that is enough, else uint64
+    Ids = NDArray[Any]  # (n,) as `numbers.narrow`
 
 EXACT_STATES = 1 << 16
 """Up to so many states, those with equal fingerprints are compared whole."""
@@ -119,7 +119,7 @@ class Search:
         self._visited = Fingerprints()
         self._parents: list[Ids] = []
         self._agents: list[NDArray[np.uint8]] = []
-        self._actions: list[NDArray[np.uint16]] = []  # of a reduced search alone
+        self._actions: list[NDArray[Any]] = []  # of a reduced search alone
         self._ways_nbytes = 0
         self._stuck = Stuck()
         self._dead: list[Column] = []
@@ -325,7 +325,7 @@ class Search:
         self._agents.append(successors.contexts.take(chosen))
         self._ways_nbytes += self._parents[-1].nbytes + self._agents[-1].nbytes
         if successors.actions is not None:
-            self._actions.append(successors.actions[chosen])
+            self._actions.append(narrow(successors.actions[chosen]))
             self._ways_nbytes += self._actions[-1].nbytes
         self.states += int(chosen.size)
         if len(self.levels) == depth:

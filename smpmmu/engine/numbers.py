@@ -93,6 +93,7 @@ def key_table(name: str, size: int) -> Column:
     return keys
 
 
-def narrow(ids: NDArray[np.int64]) -> NDArray[Any]:
-    """Return numbers that are not negative as uint32 while that is enough, else as uint64."""
-    return ids.astype(np.uint32 if not ids.size or ids.max() < 1 << 32 else np.uint64)
+def narrow(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers that are not negative in as few bytes as they need: 1, 4 or 8 each."""
+    most = int(numbers.max()) if numbers.size else 0
+    return numbers.astype(np.uint8 if most < 1 << 8 else np.uint32 if most < 1 << 32 else np.uint64)
