@@ -98,7 +98,9 @@ def measure(command: list[str], folder: Path, limit: float = 0) -> Measured:
         TooLongError: it was stopped after `limit` seconds (0: there is none).
     """
     helper = [sys.executable, "-I", __file__, str(limit), *command]
-    done = subprocess.run(helper, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        helper, cwd=folder, capture_output=True, text=True, check=False, env=environment()
+    )
     if done.returncode == TOO_LONG:
         message = f"more than {limit:g} s"
         raise TooLongError(message)
@@ -106,6 +108,11 @@ def measure(command: list[str], folder: Path, limit: float = 0) -> Measured:
         message = f"{' '.join(command)}: {done.stderr or done.stdout}"
         raise PeerError(message)
     return Measured(**json.loads(done.stdout))
+
+
+def environment() -> dict[str, str]:
+    """Return ours, in which Python keeps what it has compiled, as an installation does."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def main(limit: float, command: list[str]) -> int:

@@ -9,7 +9,9 @@ rows.
 
 from __future__ import annotations
 
+import compileall
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import classics
@@ -18,6 +20,8 @@ import questions
 import spin
 from measuring import Figures, Skipped
 from tables import HEADS, DisagreementError, Page, add, caption, markdown, print_page
+
+import smpmmu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,6 +96,7 @@ def main(
     with_spin: str | None, runs: int, limit: float, as_markdown: bool,
 ) -> None:  # fmt: skip
     """Compare smpmmu with SPIN, a C search and checkers written in Python."""
+    compileall.compile_dir(Path(smpmmu.__file__).parent, quiet=1)  # as an installation does
     configurations = SPIN[with_spin or ("all" if everything else "few")]
     ways = questions.ALL_WAYS if everything else questions.FEW_WAYS
     wanted = parsed(sizes) or questions.SIZES[: None if everything else -1]

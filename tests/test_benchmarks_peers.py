@@ -45,6 +45,7 @@ def bench():
         "tables",
         "plot",
         "classics",
+        "contributions",
     )
     yield {name: importlib.import_module(name) for name in names}
     sys.path.remove(folder)
@@ -231,6 +232,19 @@ def test_one_command_asks_and_compares() -> None:
     assert lines[0][-1] == "1.00 |"
     assert "processors, load average" in done.stdout
     assert "`python benchmarks/run.py --part defer --size 2,1,1" in done.stdout
+
+
+def test_parts_left_out_change_the_work_and_not_what_is_found(bench) -> None:
+    contributions = bench["contributions"]
+    states: dict[str, object] = {}
+    for name, way in contributions.WAYS.items():
+        found = contributions.explore("4.2.1", replace(way, reduce_from=1_000))
+        assert found["verdict"] == "HOLDS"
+        states[name] = found["states"]
+    assert {states[name] for name in states if name.startswith("no reduction")} == {45_182}
+    same = ("everything", "one core", "no look-ups of actions", "no look-ups, one core")
+    assert len({states[name] for name in same}) == 1
+    assert len(set(states.values())) >= 4
 
 
 def test_a_wrong_size_is_refused() -> None:
