@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import assume, given
 
-from smpmmu.engine import automaton, frontier, reduction, successors
+from smpmmu.engine import automaton, frontier, recall, reduction, successors
 from smpmmu.engine.answer import Answer, answer
 from smpmmu.engine.batch import Kernel
 from smpmmu.engine.errors import ModelError
@@ -133,14 +133,20 @@ def test_the_answer_is_the_plain_one_where_something_is_violated(system: System)
         assert not found.exact
 
 
+@pytest.mark.parametrize(("stale", "most"), [(0.2, 1 << 18), (0.0, 1 << 18), (0.0, 8)])
 @hypothetically(40)
 @given(systems(bugs=True))
-def test_looking_up_finds_what_working_out_on_columns_does(system: System) -> None:
+def test_looking_up_finds_what_working_out_on_columns_does(
+    stale: float, most: int, system: System
+) -> None:
+    """Also where what was learnt is kept though tables are made anew, and forgotten when full."""
     every_violation(system)
-    looked_up = reduced(system, REDUCTIONS, scouts=True)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reduction, "STALE", stale)
+        patch.setattr(recall, "MOST", most)
+        looked_up = reduced(system, REDUCTIONS, scouts=stale > 0)
         patch.setattr(successors, "Recall", Never)
-        worked_out = reduced(system, REDUCTIONS, scouts=True)
+        worked_out = reduced(system, REDUCTIONS, scouts=stale > 0)
     for name in ("states", "transitions", "levels", "reached"):
         assert getattr(looked_up, name) == getattr(worked_out, name), name
     assert names(looked_up) == names(worked_out)

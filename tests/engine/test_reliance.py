@@ -166,7 +166,7 @@ def turns_out_to_be_read(*, guarded: bool) -> tuple[System, Kernel]:
     tells = wait_until(MINE, 1)
     programs: tuple[tuple[Step | Op, ...], ...] = (
         (acquire(LOCK), store(MINE, 1), store(X, 1), release(LOCK)),
-        (load(Y), Op("if", (load(X), Op("bug_on", number=0)))),
+        (load(Y), Op("if", (load(Z), load(X), Op("bug_on", number=0)))),
         (tells, store(Y, 1)),
     )
     if guarded:
