@@ -16,6 +16,7 @@ from smpmmu.engine.passes import Passes
 from smpmmu.engine.reduction import DEAD_WORDS, PARTIAL_ORDER, Reduction
 from smpmmu.engine.routines import bug_on
 from smpmmu.engine.steps import Step, Wait, Word, acquire, load, release, store, wait_until
+from smpmmu.engine.successors import gathered
 from smpmmu.engine.system import System, always
 from smpmmu.engine.verdict import Budget
 from tests.engine.programs import BOX, LOCK, Never, Op, X, Y, Z, irq, main, play, take
@@ -223,3 +224,29 @@ def test_who_goes_on_takes_back_what_another_forgot() -> None:
     found = gone_on_with(system, DEAD_WORDS, knows(system, (0, 0), (0, 1), (1, 0)))
     assert found == [set()] * len(found)
     assert len(found) > 3
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_what_was_decided_ahead_is_relied_on_once_it_is_accepted(*, accepted: bool) -> None:
+    kernel = knows(LATE, (0, 0), (1, 0))
+    by = Reduction(kernel, (PARTIAL_ORDER,))
+    view = by.view()
+    assert taken_alone(view) == [True, False]
+    assert not accepted or by.accepts(view, 1)
+    one_more(kernel, 1, one_more(kernel, 1, 0, 1), 0)
+    assert by.settle() is not accepted
+    assert not by.accepts(view, 1), "it decided by other tables"
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_what_was_forgotten_ahead_is_relied_on_once_it_is_accepted(*, accepted: bool) -> None:
+    system = of(WRITES, main("b", call(play, (load(Y), Op("if", (load(X),))))))
+    kernel = knows(system, (0, 0), (0, 1), (1, 0))
+    kernel.grown()
+    kernel.layout.grow()
+    by = Reduction(kernel, (DEAD_WORDS,))
+    view = by.view()
+    assert len(gathered(kernel, kernel.initial(), view)) == 2
+    assert not accepted or by.accepts(view, 1)
+    one_more(kernel, 1, 0, 1)
+    assert by.settle() is not accepted
