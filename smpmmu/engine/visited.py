@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 FULLEST = 0.7
 """Share of the slots in use at which a table grows."""
-GROWTH = 1.6
-LARGE, LARGE_GROWTH = 1 << 18, 1.3
-"""Slots from which on a table grows by less: the old one lies beside it, and few are empty."""
+GROWTH = 1.5
+"""How much larger it becomes; so there are 17 bytes of it for a fingerprint at most."""
+LARGE, LARGE_GROWTH = 1 << 23, 1.3
+"""Slots from which on a table grows by less, since the old one lies beside the new one."""
 DIVIDE_AT = 1 << 22
 """Slots at which one table becomes several, each of which grows by itself."""
 PARTS = 4
