@@ -30,6 +30,8 @@ PICTURE = HERE.parent / "docs" / "benchmarks.svg"
 
 SIZES = ((3, 1, 2), (3, 2, 1), (4, 1, 2), (3, 2, 2), (4, 2, 1), (5, 1, 2), (5, 2, 1), (4, 2, 2),
          (6, 2, 1), (4, 2, 3))  # fmt: skip
+OURS = ((4, 2, 4), (5, 2, 2))
+"""Sizes at which SPIN and C would need 5 to 10 gigabytes."""
 KERNEL = tuple(t for t in TWINS if t.variant == "deferred_under_ptl" and t.defines[0] == "DEFERRED")
 PYTHON_MOST = 1_000_000
 """States up to which checkers in Python are asked: further on they take minutes."""
@@ -75,6 +77,10 @@ def measured(*, limit: float, up_to: int) -> Iterator[Point]:
         if ours.states <= PYTHON_MOST:
             for tool in peers.PYTHON_PEERS:
                 yield from _point(peers.run_python(tool, n, p, k, "locked", limit=limit), "defer")
+    for n, p, k in OURS:
+        ours = _ours("defer", f"defer.{n}.{p}.{k}", limit)
+        if ours is not None and ours.states <= up_to:
+            yield ours
     for each in KERNEL:
         ours = _ours("kernel", each.name, limit)
         if ours is None or ours.states > up_to:
@@ -173,7 +179,7 @@ def draw(points: list[Point], below: str, picture: Path) -> None:
 @click.option("--draw", "draws_only", is_flag=True, help="Draw the figures that are there.")
 @click.option("--limit", type=click.FloatRange(0), default=180, show_default=True,
               help="Seconds after which a search is stopped.")  # fmt: skip
-@click.option("--up-to", type=click.IntRange(1), default=20_000_000, show_default=True,
+@click.option("--up-to", type=click.IntRange(1), default=200_000_000, show_default=True,
               help="Leave out what has more states.")  # fmt: skip
 @click.option("--data", type=click.Path(path_type=Path), default=DATA, help="The figures.")
 @click.option("--out", type=click.Path(path_type=Path), default=PICTURE, help="The picture.")
