@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FULLEST = 0.7
 """Share of the slots in use at which a table grows."""
 GROWTH = 1.5
-"""How much larger it becomes; so there are 17 bytes of it for a fingerprint at most."""
+"""How much larger it becomes; so mostly there are 11 to 17 bytes of it for a fingerprint."""
 LARGE, LARGE_GROWTH = 1 << 23, 1.3
 """Slots from which on a table grows by less, since the old one lies beside the new one."""
 DIVIDE_AT = 1 << 22

@@ -40,7 +40,7 @@ from smpmmu.engine.system import (
 )
 from smpmmu.engine.verdict import Verdict
 from tests.engine.programs import LOCK, Op, X, hypothetically, irq, main, play, take
-from tests.engine.test_reduction import every_violation, names, reduced
+from tests.engine.test_reduction import answered_alike, every_violation, names, reduced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,13 +186,8 @@ def test_nothing_is_violated_or_reached_otherwise(system: System) -> None:
 @hypothetically(40)
 @given(symmetric_systems())
 def test_the_answer_is_the_plain_one_where_something_is_violated(system: System) -> None:
-    every_violation(system)
-    plain = answer(system)
-    found = answer(system, reductions=REDUCTIONS, reduce_from=0)
-    assert found.verdict is plain.verdict
-    assert found.violations == plain.violations
-    if plain.verdict is Verdict.HOLDS:
-        assert found.reached == plain.reached
+    found = answered_alike(system)
+    assert found.verdict is not Verdict.HOLDS or PARTIAL_ORDER in found.reductions
 
 
 # Closed forms.
